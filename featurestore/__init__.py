@@ -1,0 +1,68 @@
+"""A feature store with dependency lineage: a read is a plan over a snapshot; the plan knows what it is made from, and who asked."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from featurestore.definitions import (
+        Aggregation,
+        Dashboard,
+        Entity,
+        Feature,
+        FeatureService,
+        FeatureView,
+        Job,
+        Model,
+        OnDemandFeatureView,
+        ParquetSource,
+        Person,
+        PushSource,
+        Service,
+        SQLSource,
+    )
+    from featurestore.errors import FeatureStoreError
+    from featurestore.refs import FeatureRef
+    from featurestore.store import FeatureStore
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "featurestore.definitions": (
+        "Aggregation", "Dashboard", "Entity", "Feature", "FeatureService", "FeatureView", "Job", "Model",
+        "OnDemandFeatureView", "ParquetSource", "Person", "PushSource", "SQLSource", "Service",
+    ),
+    "featurestore.errors": ("FeatureStoreError",),
+    "featurestore.refs": ("FeatureRef",),
+    "featurestore.store": ("FeatureStore",),
+}  # fmt: skip
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "Aggregation",
+    "Dashboard",
+    "Entity",
+    "Feature",
+    "FeatureRef",
+    "FeatureService",
+    "FeatureStore",
+    "FeatureStoreError",
+    "FeatureView",
+    "Job",
+    "Model",
+    "OnDemandFeatureView",
+    "ParquetSource",
+    "Person",
+    "PushSource",
+    "SQLSource",
+    "Service",
+    "__version__",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name when it is first used, so that ``featurestore --help`` imports nothing heavy."""
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'featurestore' has no attribute {name!r}")
+    return getattr(import_module(_HOME_OF[name]), name)

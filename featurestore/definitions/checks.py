@@ -1,0 +1,37 @@
+"""The checks that every definition makes when it is built, so that a mistake is found on its own line."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from datetime import timedelta
+
+from featurestore.errors import DefinitionError
+from featurestore.refs import NAME
+from featurestore.types import MICROSECOND
+
+
+def check_name(kind: str, name: object) -> None:
+    """Refuse a name that could not be quoted, parsed or a file name; raises DefinitionError."""
+    if not isinstance(name, str) or not NAME.fullmatch(name):
+        raise DefinitionError(
+            f"{kind} name {name!r} is not allowed.",
+            repair="Use letters, digits and underscores, not starting with a digit, at most 128.",
+        )
+
+
+def check_unique(kind: str, names: Iterable[str], place: str) -> None:
+    """Refuse a name that is given twice; raises DefinitionError."""
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise DefinitionError(f"{kind} '{twice[0]}' is given twice.", place=place)
+
+
+def duration_micros(value: timedelta | None, what: str) -> int | None:
+    """Return a positive duration in microseconds, None for none; raises DefinitionError for zero or less."""
+    if value is None:
+        return None
+    micros = value // MICROSECOND
+    if micros <= 0:
+        raise DefinitionError(f"{what} must be longer than zero, got {value}.", repair="Leave it out for no limit.")
+    return micros

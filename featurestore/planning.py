@@ -1,0 +1,254 @@
+"""(snapshot, references) -> ReadPlan: every read, online or offline, starts here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any
+
+import msgspec
+
+from featurestore.errors import InvalidArgumentError
+from featurestore.refs import FeatureRef, ViewRef
+from featurestore.registry.snapshot import AliasRecord, FeatureRecord, RegistrySnapshot, ViewRecord
+from featurestore.types import DType
+
+
+@dataclass(frozen=True, slots=True)
+class KeySet:
+    """The key columns by which some views of a plan are read.
+
+    Attributes:
+        entity: Name of the entity, or of the alias's role.
+        columns: Columns of the spine or request, in the order of the entity's join keys.
+        dtypes: Their types.
+    """
+
+    entity: str
+    columns: tuple[str, ...]
+    dtypes: tuple[DType, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedView:
+    """One stored view that a plan reads.
+
+    Attributes:
+        ref: Its frozen reference, with the alias if it is read under one.
+        record: Its definition.
+        key_set: Index into ReadPlan.key_sets.
+        features: The features that are read, in order.
+    """
+
+    ref: ViewRef
+    record: ViewRecord
+    key_set: int
+    features: tuple[FeatureRecord, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedOnDemand:
+    """One on-demand view that a plan computes.
+
+    Attributes:
+        ref: Its frozen reference.
+        record: Its definition.
+        features: The features that are computed.
+        inputs: Name in the expressions -> (index into ReadPlan.views, feature name); request columns are not among them.
+    """
+
+    ref: ViewRef
+    record: ViewRecord
+    features: tuple[FeatureRecord, ...]
+    inputs: tuple[tuple[str, int, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class OutputFeature:
+    """One output column: where it comes from and what it is called.
+
+    Attributes:
+        name: Name of the output column.
+        ref: The frozen reference.
+        dtype: Its type.
+        source: Index into ReadPlan.views, or for an on-demand feature len(views) + index into ReadPlan.on_demand.
+    """
+
+    name: str
+    ref: FeatureRef
+    dtype: DType
+    source: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReadPlan:
+    """What a read will do; the same plan serves training and serving.
+
+    Attributes:
+        fingerprint: 16 bytes that change whenever the answer's shape or meaning does.
+        key_sets: The distinct key columns.
+        views: Stored views; the first `visible` of them are part of the answer, the rest are read for on-demand inputs.
+        visible: How many views are part of the answer.
+        on_demand: On-demand views, computed after the stored ones.
+        outputs: Output columns in the order asked for.
+        request: (column, type) pairs that must come with the spine or request.
+        counted: The frozen references that count as read, inputs of on-demand features included.
+        revision: Registry revision the plan was made from.
+    """
+
+    fingerprint: bytes
+    key_sets: tuple[KeySet, ...]
+    views: tuple[PlannedView, ...]
+    visible: int
+    on_demand: tuple[PlannedOnDemand, ...]
+    outputs: tuple[OutputFeature, ...]
+    request: tuple[tuple[str, DType], ...]
+    counted: tuple[str, ...]
+    revision: int
+
+    @property
+    def plan_id(self) -> str:
+        """The fingerprint as text, as usage slots name it."""
+        return self.fingerprint.hex()
+
+
+def plan_read(
+    snapshot: RegistrySnapshot, features: str | Sequence[str], *, full_feature_names: bool = False
+) -> ReadPlan:
+    """Resolve a feature service, or references, to a read plan.
+
+    Args:
+        snapshot: The registry at one revision; the plan is cached on it.
+        features: Name of a feature service, or references such as ``weather@v1:temp`` (the current version without ``@v1``).
+        full_feature_names: Name outputs ``view__feature``, or ``view@v2__feature`` where two versions of a view are read.
+
+    Raises:
+        NotFoundError: An unknown service, view, version or feature; says the nearest name.
+        FailedPreconditionError: A feature that was added and is not filled yet, or a retired version.
+        InvalidArgumentError: No features, or two outputs of one name.
+    """
+    key = (features if isinstance(features, str) else tuple(features), full_feature_names)
+    if key not in snapshot.plans:
+        snapshot.plans[key] = _Planner(snapshot).plan(
+            *_requested(snapshot, features), full_feature_names=full_feature_names
+        )
+    plan: ReadPlan = snapshot.plans[key]
+    return plan
+
+
+def _requested(
+    snapshot: RegistrySnapshot, features: str | Sequence[str]
+) -> tuple[tuple[FeatureRef, ...], dict[str, AliasRecord]]:
+    if isinstance(features, str):
+        service = snapshot.service(features)
+        return tuple(FeatureRef.parse(ref) for ref in service.features), service.aliases
+    if not features:
+        raise InvalidArgumentError("No features were asked for.", place="$.features")
+    return tuple(FeatureRef.parse(ref) for ref in features), {}
+
+
+class _Planner:
+    """Collects the views, key sets and outputs of one plan."""
+
+    def __init__(self, snapshot: RegistrySnapshot) -> None:
+        self.snapshot = snapshot
+        self.key_sets: list[KeySet] = []
+
+    def plan(
+        self, requested: tuple[FeatureRef, ...], aliases: dict[str, AliasRecord], *, full_feature_names: bool
+    ) -> ReadPlan:
+        refs = tuple(dict.fromkeys(self.snapshot.freeze(ref.view_ref).feature(ref.feature) for ref in requested))
+        by_view: dict[ViewRef, list[FeatureRecord]] = {}
+        for ref in refs:
+            by_view.setdefault(ref.view_ref, []).append(self.snapshot.feature(ref))
+        stored = {view: found for view, found in by_view.items() if self.snapshot.view(view).kind != "on_demand"}
+        computed = {view: found for view, found in by_view.items() if view not in stored}
+        views = [self._planned_view(view, tuple(found), aliases) for view, found in stored.items()]
+        visible = len(views)
+        on_demand = tuple(self._planned_on_demand(view, tuple(found), views) for view, found in computed.items())
+        outputs = self._outputs(refs, (*stored, *[None] * (len(views) - visible), *computed), full=full_feature_names)
+        request = dict.fromkeys(column for view in on_demand for column in view.record.request)
+        counted = dict.fromkeys(
+            [str(ref.plain()) for ref in refs]
+            + [str(view.ref.feature(f.name).plain()) for view in views[visible:] for f in view.features]
+        )
+        key_sets = tuple(self.key_sets)
+        return ReadPlan(
+            fingerprint=_fingerprint(views, on_demand, outputs, key_sets),
+            key_sets=key_sets,
+            views=tuple(views),
+            visible=visible,
+            on_demand=on_demand,
+            outputs=outputs,
+            request=tuple((name, DType(dtype)) for name, dtype in request),
+            counted=tuple(counted),
+            revision=self.snapshot.revision,
+        )
+
+    def _planned_view(
+        self, ref: ViewRef, features: tuple[FeatureRecord, ...], aliases: dict[str, AliasRecord]
+    ) -> PlannedView:
+        record = self.snapshot.view(ref)
+        entity = self.snapshot.entity_of(record)
+        renamed = aliases[ref.alias].join_keys if ref.alias and ref.alias in aliases else {}
+        columns = tuple(renamed.get(key, key) for key, _ in entity.join_keys)
+        key_set = KeySet(
+            ref.alias or record.entity or "", columns, tuple(DType(dtype) for _, dtype in entity.join_keys)
+        )
+        same = [index for index, known in enumerate(self.key_sets) if known.columns == columns]
+        if not same:
+            self.key_sets.append(key_set)
+        return PlannedView(ref, record, same[0] if same else len(self.key_sets) - 1, features)
+
+    def _planned_on_demand(
+        self, ref: ViewRef, features: tuple[FeatureRecord, ...], views: list[PlannedView]
+    ) -> PlannedOnDemand:
+        """Plan the inputs of an on-demand view as hidden stored views, appended to `views`."""
+        record = self.snapshot.view(ref)
+        by_view: dict[ViewRef, list[FeatureRecord]] = {}
+        for text in record.inputs:
+            needed = FeatureRef.parse(text)
+            by_view.setdefault(needed.view_ref, []).append(self.snapshot.feature(needed))
+        inputs: list[tuple[str, int, str]] = []
+        for view, found in by_view.items():
+            inputs += [(feature.name, len(views), feature.name) for feature in found]
+            views.append(self._planned_view(view, tuple(found), {}))
+        return PlannedOnDemand(ref, record, features, tuple(inputs))
+
+    def _outputs(
+        self, refs: tuple[FeatureRef, ...], sources: tuple[ViewRef | None, ...], *, full: bool
+    ) -> tuple[OutputFeature, ...]:
+        versions: dict[str, set[int | None]] = {}
+        for ref in refs:
+            versions.setdefault(ref.alias or ref.view, set()).add(ref.version)
+        outputs = []
+        taken: dict[str, FeatureRef] = {}
+        for ref in refs:
+            role = ref.alias or ref.view
+            shown = f"{role}@v{ref.version}" if len(versions[role]) > 1 else role
+            name = f"{shown}__{ref.feature}" if full else ref.feature
+            if name in taken:
+                raise InvalidArgumentError(
+                    f"Two features would be called '{name}': {taken[name]} and {ref}.",
+                    repair="Ask with full_feature_names=True.",
+                )
+            taken[name] = ref
+            outputs.append(OutputFeature(name, ref, self.snapshot.feature(ref).type, sources.index(ref.view_ref)))
+        return tuple(outputs)
+
+
+def _fingerprint(
+    views: Sequence[PlannedView],
+    on_demand: Sequence[PlannedOnDemand],
+    outputs: Sequence[OutputFeature],
+    key_sets: Sequence[KeySet],
+) -> bytes:
+    """Digest everything that shapes the answer: 16 bytes of BLAKE2b over canonical JSON."""
+    facts: list[Any] = [
+        [[str(v.ref), v.key_set, v.record.layout, v.record.ttl, [f.fingerprint for f in v.features]] for v in views],
+        [[str(v.ref), v.inputs, [f.fingerprint for f in v.features]] for v in on_demand],
+        [[o.name, str(o.ref), o.dtype.name, o.source] for o in outputs],
+        [[k.entity, k.columns, [d.name for d in k.dtypes]] for k in key_sets],
+    ]
+    return blake2b(msgspec.json.encode(facts), digest_size=16).digest()

@@ -1,0 +1,276 @@
+"""The registry at one revision: immutable, resolved, and equal to its neutral JSON (docs/reference/registry-json.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import msgspec
+
+from featurestore.errors import CorruptionError, FailedPreconditionError, NotFoundError
+from featurestore.refs import FeatureRef, ViewRef
+from featurestore.types import DType
+
+SCHEMA_VERSION = 1
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A part of the neutral JSON."""
+
+
+class EntityRecord(Record, frozen=True):
+    """An entity as it was applied; `join_keys` are (column, type) pairs."""
+
+    join_keys: tuple[tuple[str, str], ...]
+    description: str = ""
+    owner: str = ""
+    tags: dict[str, str] = {}
+
+
+class SourceRecord(Record, frozen=True):
+    """Where rows come from; `kind` is parquet, sql or push."""
+
+    kind: Literal["parquet", "sql", "push"]
+    name: str
+    path: str | None
+    query: str | None
+    tables: dict[str, str]
+    event_timestamp: str
+    created_timestamp: str | None
+
+
+class AggregationRecord(Record, frozen=True):
+    """One aggregate over a window of `time_window` microseconds; `dtype` is the type of the column."""
+
+    column: str
+    function: str
+    dtype: str
+    time_window: int
+
+
+class ExpressionRecord(Record, frozen=True):
+    """A request-time expression: its text, and the parsed tree that is evaluated."""
+
+    sql: str
+    tree: Any
+
+
+class FeatureRecord(Record, frozen=True):
+    """One feature of a view version; exactly one of column, aggregation and expression is set."""
+
+    name: str
+    dtype: str
+    fingerprint: str
+    unit: str = ""
+    description: str = ""
+    layout: int = 1
+    column: str | None = None
+    aggregation: AggregationRecord | None = None
+    expression: ExpressionRecord | None = None
+    same_as: str | None = None
+
+    @property
+    def type(self) -> DType:
+        """Its type."""
+        return DType(self.dtype)
+
+
+class ViewRecord(Record, frozen=True):
+    """One version of a view; `ttl` and `backfilled_until` in microseconds, None for no limit."""
+
+    kind: Literal["batch", "window", "on_demand"]
+    features: tuple[FeatureRecord, ...]
+    status: Literal["live", "deprecated", "retired"] = "live"
+    entity: str | None = None
+    join_keys: tuple[tuple[str, str], ...] = ()
+    source: SourceRecord | None = None
+    ttl: int | None = None
+    event_key: tuple[tuple[str, str], ...] = ()
+    backfilled_until: int | None = None
+    request: tuple[tuple[str, str], ...] = ()
+    inputs: tuple[str, ...] = ()
+    access: Literal["observe", "warn", "enforce"] = "observe"
+    owner: str = ""
+    description: str = ""
+    tags: dict[str, str] = {}
+    schedule: str = ""
+    layout: int = 1
+    created_revision: int = 0
+
+    def feature(self, name: str) -> FeatureRecord | None:
+        """Return the feature of that name, or None."""
+        return next((feature for feature in self.features if feature.name == name), None)
+
+    def stored(self, layout: int | None = None) -> tuple[FeatureRecord, ...]:
+        """Return the features that the rows of a layout hold; None means the layout that is read now."""
+        return tuple(feature for feature in self.features if feature.layout <= (layout or self.layout))
+
+    @property
+    def newest_layout(self) -> int:
+        """The layout that has every feature; it is filled while `layout` is still read."""
+        return max(feature.layout for feature in self.features)
+
+
+class ViewVersions(Record, frozen=True):
+    """All versions of a view; `current` is what a reference without a version means."""
+
+    current: int
+    versions: dict[int, ViewRecord]
+
+
+class AliasRecord(Record, frozen=True):
+    """A view read for another role: join key of the entity -> column that holds it."""
+
+    view: str
+    join_keys: dict[str, str]
+
+
+class ServiceRecord(Record, frozen=True):
+    """A named selection of frozen references."""
+
+    features: tuple[str, ...]
+    aliases: dict[str, AliasRecord] = {}
+    owner: str = ""
+    description: str = ""
+    tags: dict[str, str] = {}
+
+
+class ConsumerRecord(Record, frozen=True):
+    """A consumer and its manifest, frozen to feature versions."""
+
+    kind: Literal["model", "job", "service", "dashboard", "person"]
+    name: str
+    version: str | None = None
+    reads: tuple[str, ...] = ()
+    services: tuple[str, ...] = ()
+    writes: tuple[str, ...] = ()
+    dataset: str | None = None
+    label: str = ""
+    metrics: dict[str, float] = {}
+    environment: str = ""
+    cadence_days: float | None = None
+    expires_at: int | None = None
+    owner: str = ""
+    description: str = ""
+    tags: dict[str, str] = {}
+
+
+class DatasetRecord(Record, frozen=True):
+    """A saved training set: what it was made from and a digest of its values."""
+
+    refs: tuple[str, ...]
+    rows: int
+    saved_at: int
+    digest: str
+    consumer: str | None = None
+
+
+class Document(Record, frozen=True):
+    """The whole neutral JSON of one revision."""
+
+    project: str
+    schema_version: int = SCHEMA_VERSION
+    revision: int = 0
+    committed_at: int = 0
+    entities: dict[str, EntityRecord] = {}
+    views: dict[str, ViewVersions] = {}
+    services: dict[str, ServiceRecord] = {}
+    consumers: dict[str, ConsumerRecord] = {}
+    datasets: dict[str, DatasetRecord] = {}
+
+
+@dataclass(frozen=True)
+class RegistrySnapshot:
+    """The registry at one revision, with look-ups that answer with the nearest name.
+
+    Args:
+        document: The neutral JSON as records.
+
+    >>> RegistrySnapshot(Document(project="demo")).view(ViewRef("weather"))
+    Traceback (most recent call last):
+    featurestore.errors.NotFoundError: No view 'weather'. There is no view yet.
+    """
+
+    document: Document
+    plans: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> RegistrySnapshot:
+        """Read the neutral JSON; raises CorruptionError when it is not one, or is of a newer schema."""
+        try:
+            header = msgspec.json.decode(text)
+            if isinstance(header, dict) and header.get("schema_version", 0) > SCHEMA_VERSION:
+                raise CorruptionError(
+                    f"The registry has schema_version {header['schema_version']}, this program reads up to {SCHEMA_VERSION}.",
+                    repair="Upgrade featurestore.",
+                )
+            return cls(msgspec.convert(header, Document, strict=False))
+        except msgspec.DecodeError as error:
+            raise CorruptionError(f"The registry document is damaged: {error}.") from error
+
+    def to_json(self) -> str:
+        """Return the neutral JSON, with sorted names."""
+        return msgspec.json.encode(self.document, order="deterministic").decode()
+
+    @property
+    def revision(self) -> int:
+        """Number of the commit; 0 before the first."""
+        return self.document.revision
+
+    def freeze(self, ref: ViewRef) -> ViewRef:
+        """Return the reference with its version: its own, or the current one; raises NotFoundError."""
+        versions = self.document.views.get(ref.view)
+        if versions is None:
+            raise NotFoundError.of("view", ref.view, self.document.views)
+        version = ref.version or versions.current
+        if version not in versions.versions:
+            raise NotFoundError.of(
+                "view version", f"{ref.view}@v{version}", [f"{ref.view}@v{n}" for n in versions.versions]
+            )
+        return ViewRef(ref.view, version, ref.alias)
+
+    def view(self, ref: ViewRef) -> ViewRecord:
+        """Return a view version; raises NotFoundError with the nearest name."""
+        frozen = self.freeze(ref)
+        return self.document.views[frozen.view].versions[frozen.version or 0]
+
+    def feature(self, ref: FeatureRef) -> FeatureRecord:
+        """Return a feature that can be read; raises NotFoundError, or FailedPreconditionError while it is not filled."""
+        view = self.view(ref.view_ref)
+        record = view.feature(ref.feature)
+        if record is None:
+            frozen = self.freeze(ref.view_ref)
+            raise NotFoundError.of(
+                "feature", str(frozen.feature(ref.feature)), [str(frozen.feature(f.name)) for f in view.features]
+            )
+        if view.status == "retired":
+            raise FailedPreconditionError(f"{self.freeze(ref.view_ref)} is retired.", repair="Read a newer version.")
+        if record.layout > view.layout:
+            raise FailedPreconditionError(
+                f"Feature '{ref}' was added and its column is not filled yet.",
+                repair=f"Run `featurestore ingest {ref.view}`, then `featurestore materialize {ref.view}`.",
+            )
+        return record
+
+    def service(self, name: str) -> ServiceRecord:
+        """Return a feature service; raises NotFoundError with the nearest name."""
+        if name not in self.document.services:
+            raise NotFoundError.of("service", name, self.document.services)
+        return self.document.services[name]
+
+    def consumer(self, name: str) -> ConsumerRecord:
+        """Return a consumer's manifest; raises NotFoundError with the nearest name."""
+        if name not in self.document.consumers:
+            raise NotFoundError.of("consumer", name, self.document.consumers)
+        return self.document.consumers[name]
+
+    def entity_of(self, view: ViewRecord) -> EntityRecord:
+        """Return the entity of a stored view, with the join keys that this version of the view was made with."""
+        return msgspec.structs.replace(self.document.entities[view.entity or ""], join_keys=view.join_keys)
+
+    def view_versions(self) -> Iterator[tuple[ViewRef, ViewRecord]]:
+        """Go through every version of every view."""
+        for name, versions in self.document.views.items():
+            for number, record in versions.versions.items():
+                yield ViewRef(name, number), record

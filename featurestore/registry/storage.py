@@ -1,0 +1,282 @@
+"""The registry database: SQLite in WAL mode, or PostgreSQL, through SQLAlchemy; every commit keeps the whole snapshot as neutral JSON.
+
+A commit names the revision it was planned from; the primary key of the next revision refuses the second of two: commits are serializable.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.exc import DatabaseError, IntegrityError
+
+from featurestore.errors import ConflictError, CorruptionError, InvalidArgumentError, NotFoundError
+from featurestore.registry.credentials import Credentials, Token, check_roles, digest, new_secret
+from featurestore.registry.snapshot import Document, RegistrySnapshot
+from featurestore.registry.tables import bindings, changes, commits, tokens
+
+HEAD = "0001"
+MIGRATIONS = Path(__file__).parent / "migrations"
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedChange:
+    """One line of the change log: what a commit did to which object."""
+
+    kind: str
+    object: str
+    detail: str = ""
+
+
+def open_registry(url: str | Path, *, project: str = "default") -> Registry:
+    """Open the registry database, creating or migrating it if needed.
+
+    Args:
+        url: An SQLAlchemy URL, or the path of an SQLite file.
+        project: Name of the project, for a registry that has no commit yet.
+
+    Raises:
+        CorruptionError: The file is not a registry, or was written by a newer program.
+    """
+    if isinstance(url, Path) or "://" not in str(url):
+        Path(url).parent.mkdir(parents=True, exist_ok=True)
+        url = f"sqlite:///{url}"
+    engine = sa.create_engine(str(url))
+    if engine.dialect.name == "sqlite":
+        sa.event.listen(engine, "connect", _prepare_sqlite)
+    try:
+        _migrate(engine)
+    except DatabaseError as error:
+        engine.dispose()
+        raise CorruptionError(
+            f"{engine.url.database} is not a registry database: {error.orig}.",
+            repair="Restore it, or name another file.",
+        ) from error
+    return Registry(engine, project)
+
+
+class Registry(AbstractContextManager["Registry"]):
+    """The registry database; safe to share between threads.
+
+    Args:
+        engine: An SQLAlchemy engine on a migrated database (see `open_registry`).
+        project: Name of the project, for the empty snapshot at revision 0.
+    """
+
+    def __init__(self, engine: sa.Engine, project: str) -> None:
+        self.engine = engine
+        self.project = project
+        self._newest: RegistrySnapshot | None = None
+        self._watch: sa.Connection | None = None
+
+    def revision(self) -> int:
+        """Return the newest revision; 0 before the first commit."""
+        with self.engine.connect() as connection:
+            return connection.scalar(sa.select(sa.func.max(commits.c.revision))) or 0
+
+    def snapshot(self, revision: int | None = None) -> RegistrySnapshot:
+        """Return the registry at a revision; None is the newest.
+
+        Raises:
+            NotFoundError: There is no such revision.
+        """
+        wanted = self.revision() if revision is None else revision
+        if self._newest is None or self._newest.revision != wanted:
+            self._newest = self._load(wanted)
+        return self._newest
+
+    def commit(
+        self,
+        document: Document,
+        *,
+        expected_revision: int,
+        log: Sequence[LoggedChange],
+        principal: str,
+        now: int,
+        message: str = "",
+    ) -> RegistrySnapshot:
+        """Make a document the next revision.
+
+        Args:
+            document: The whole registry as it shall be; revision and time are set here.
+            expected_revision: The revision the change was planned from.
+            log: What changed, for the change log.
+            principal: Who commits.
+            now: Microseconds UTC.
+            message: Why, for people.
+
+        Raises:
+            ConflictError: Somebody committed in between; nothing was changed.
+        """
+        revision = expected_revision + 1
+        stamped = msgspec.structs.replace(document, revision=revision, committed_at=now)
+        snapshot = RegistrySnapshot(stamped)
+        row = {"revision": revision, "committed_at": now, "principal": principal, "message": message}
+        lines = [
+            {"revision": revision, "position": n, "kind": line.kind, "object": line.object, "detail": line.detail}
+            for n, line in enumerate(log)
+        ]
+        newest = self.revision()
+        if newest != expected_revision:
+            raise _stale(expected_revision, newest)
+        try:
+            with self.engine.begin() as connection:
+                connection.execute(commits.insert(), row | {"document": snapshot.to_json()})
+                if lines:
+                    connection.execute(changes.insert(), lines)
+        except IntegrityError as error:
+            raise _stale(expected_revision, self.revision()) from error
+        return snapshot
+
+    def log(self, *, since: int = 0) -> list[tuple[int, LoggedChange]]:
+        """Return the change log after a revision, oldest first, as (revision, change)."""
+        query = sa.select(changes).where(changes.c.revision > since).order_by(changes.c.revision, changes.c.position)
+        with self.engine.connect() as connection:
+            return [(row.revision, LoggedChange(row.kind, row.object, row.detail)) for row in connection.execute(query)]
+
+    def credentials(self) -> Credentials:
+        """Return all tokens (hashed) and bindings."""
+        with self.engine.connect() as connection:
+            known = {bytes.fromhex(row.digest): _token(row) for row in connection.execute(sa.select(tokens))}
+            bound: dict[str, list[str]] = {}
+            for row in connection.execute(sa.select(bindings).order_by(bindings.c.principal, bindings.c.consumer)):
+                bound.setdefault(row.principal, []).append(row.consumer)
+        return Credentials(known, {principal: tuple(names) for principal, names in bound.items()})
+
+    def create_token(
+        self, name: str, *, principal: str, roles: frozenset[str], now: int, expires_at: int | None = None
+    ) -> str:
+        """Create a token and return its secret, which is shown this once; raises InvalidArgumentError if the name is taken."""
+        check_roles(roles)
+        secret = new_secret()
+        row = {"name": name, "digest": digest(secret).hex(), "principal": principal, "roles": json.dumps(sorted(roles))}
+        try:
+            with self.engine.begin() as connection:
+                connection.execute(tokens.insert(), row | {"created_at": now, "expires_at": expires_at})
+        except IntegrityError as error:
+            raise InvalidArgumentError(
+                f"There is a token '{name}' already.",
+                repair=f"Run `featurestore token revoke {name}`, or take another name.",
+            ) from error
+        return secret
+
+    def revoke_token(self, name: str, *, now: int) -> None:
+        """Revoke a token; raises NotFoundError with the nearest name."""
+        with self.engine.begin() as connection:
+            done = connection.execute(tokens.update().where(tokens.c.name == name).values(revoked_at=now))
+        if not done.rowcount:
+            raise NotFoundError.of("token", name, [token.name for token in self.credentials().tokens.values()])
+
+    def bind(self, principal: str, consumer: str, *, now: int) -> None:
+        """Allow a principal to say that it runs a consumer (``model@*`` for every version); once is enough."""
+        if consumer in self.credentials().bindings.get(principal, ()):
+            return
+        with self.engine.begin() as connection:
+            connection.execute(bindings.insert(), {"principal": principal, "consumer": consumer, "created_at": now})
+
+    def unbind(self, principal: str, consumer: str) -> None:
+        """Take a binding back; raises NotFoundError when there is none."""
+        where = (bindings.c.principal == principal) & (bindings.c.consumer == consumer)
+        with self.engine.begin() as connection:
+            done = connection.execute(bindings.delete().where(where))
+        if not done.rowcount:
+            raise NotFoundError.of("binding", consumer, self.credentials().bindings.get(principal, ()))
+
+    def change_counter(self) -> int:
+        """Return a number that differs after any commit by anybody else; cheap enough to ask four times a second."""
+        if self.engine.dialect.name != "sqlite":
+            return self.revision()
+        if self._watch is None:
+            self._watch = self.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+        return int(self._watch.scalar(sa.text("PRAGMA data_version")) or 0)
+
+    def sqlite_path(self) -> Path:
+        """Return the path of the SQLite file; raises InvalidArgumentError for another database."""
+        if self.engine.dialect.name != "sqlite" or not self.engine.url.database:
+            raise InvalidArgumentError("Usage is folded into SQLite registries only, for now.")
+        return Path(self.engine.url.database)
+
+    def close(self) -> None:
+        """Close every connection."""
+        if self._watch is not None:
+            self._watch.close()
+        self.engine.dispose()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _load(self, revision: int) -> RegistrySnapshot:
+        if revision == 0:
+            return RegistrySnapshot(Document(project=self.project))
+        with self.engine.connect() as connection:
+            text = connection.scalar(sa.select(commits.c.document).where(commits.c.revision == revision))
+        if text is None:
+            raise NotFoundError.of("revision", str(revision), [str(self.revision())])
+        return RegistrySnapshot.from_json(text)
+
+
+def _stale(expected: int, newest: int) -> ConflictError:
+    return ConflictError(
+        f"The plan was made from revision {expected}, the registry is at {newest}.", repair="Plan again, then apply."
+    )
+
+
+def _token(row: Any) -> Token:
+    return Token(
+        row.name, row.principal, frozenset(json.loads(row.roles)), row.created_at, row.expires_at, row.revoked_at
+    )
+
+
+def _prepare_sqlite(connection: Any, _: Any) -> None:
+    """Make commits durable and readers independent of the writer."""
+    for pragma in ("busy_timeout=10000", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _migrate(engine: sa.Engine) -> None:
+    """Bring the database to HEAD; alembic is imported only when there is something to do."""
+    with engine.connect() as connection:
+        tables = set(sa.inspect(connection).get_table_names())
+        at = (
+            connection.scalar(sa.text("SELECT version_num FROM alembic_version"))
+            if "alembic_version" in tables
+            else None
+        )
+    if at == HEAD:
+        return
+    if at is None and tables:
+        raise CorruptionError(
+            f"{engine.url.database} is a database of something else: it has table '{min(tables)}'.",
+            repair="Name another file in featurestore.toml.",
+        )
+    if at is not None and at > HEAD:
+        raise CorruptionError(
+            f"The registry has format {at}, this program knows up to {HEAD}.", repair="Upgrade featurestore."
+        )
+    _upgrade(engine)
+
+
+def _upgrade(engine: sa.Engine) -> None:
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    config.set_main_option("path_separator", "os")
+    with engine.begin() as connection:
+        if (
+            engine.dialect.name == "sqlite"
+        ):  # two processes may open a new project at once: one migrates, the other waits
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        if "alembic_version" not in sa.inspect(connection).get_table_names():
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
