@@ -145,7 +145,15 @@ def _requested(
         return tuple(FeatureRef.parse(ref) for ref in service.features), service.aliases
     if not features:
         raise InvalidArgumentError("No features were asked for.", place="$.features")
-    return tuple(FeatureRef.parse(ref) for ref in features), {}
+    refs = tuple(FeatureRef.parse(ref) for ref in features)
+    for n, ref in enumerate(refs):
+        if ref.alias:
+            raise InvalidArgumentError(
+                f"'{ref}' names a role, and only a feature service says which columns hold its keys.",
+                place=f"$.features[{n}]",
+                repair="Ask for the service.",
+            )
+    return refs, {}
 
 
 class _Planner:
@@ -196,7 +204,11 @@ class _Planner:
         key_set = KeySet(
             ref.alias or record.entity or "", columns, tuple(DType(dtype) for _, dtype in entity.join_keys)
         )
-        same = [index for index, known in enumerate(self.key_sets) if known.columns == columns]
+        same = [
+            index
+            for index, known in enumerate(self.key_sets)
+            if (known.columns, known.dtypes) == (columns, key_set.dtypes)
+        ]
         if not same:
             self.key_sets.append(key_set)
         return PlannedView(ref, record, same[0] if same else len(self.key_sets) - 1, features)

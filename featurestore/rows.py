@@ -134,7 +134,7 @@ def _fit(table: pa.Table, column: RowColumn) -> pa.ChunkedArray:
     wanted = to_arrow(column.dtype)
     if array.type == wanted:
         return array
-    if not _may_become(array.type, column.dtype):
+    if not may_become(array.type, column.dtype):
         raise InvalidArgumentError(
             f"Column '{column.source}' is {array.type}, declared {column.dtype}.", place=f"$.columns.{column.source}"
         )
@@ -146,7 +146,7 @@ def _fit(table: pa.Table, column: RowColumn) -> pa.ChunkedArray:
         ) from error
 
 
-def _may_become(arrow_type: pa.DataType, wanted: DType) -> bool:
+def may_become(arrow_type: pa.DataType, wanted: DType) -> bool:
     """Say whether a column of this Arrow type can hold values of the declared type: only within one family."""
     import pyarrow as pa
 
@@ -154,7 +154,10 @@ def _may_become(arrow_type: pa.DataType, wanted: DType) -> bool:
         return True
     if pa.types.is_unsigned_integer(arrow_type):
         return wanted.is_integer
-    have = from_arrow(arrow_type)
+    try:
+        have = from_arrow(arrow_type)
+    except InvalidArgumentError:  # a list, a struct, a time of day: no value of ours
+        return False
     if have.is_integer:
         return wanted.is_integer or wanted.lane == "doubles" or wanted.family == "decimal"
     return have.family == wanted.family or (have.lane == "doubles" and wanted.name == "float64")

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from decimal import Decimal
+from decimal import Context, Decimal
 from typing import Any, Literal
 
 from featurestore.errors import DefinitionError, InvalidArgumentError, nearest_name
@@ -44,10 +44,18 @@ class DType:
     def of(cls, dtype: str | DType) -> DType:
         """Return the type of that name; raises DefinitionError with the nearest name for an unknown one."""
         name = dtype.name if isinstance(dtype, DType) else dtype
-        if name in _SCALARS or _DECIMAL.fullmatch(name):
+        if match := _DECIMAL.fullmatch(name):
+            precision, scale = int(match[1]), int(match[2])
+            if not 1 <= precision <= _MAX_PRECISION or scale > precision:
+                raise DefinitionError(
+                    f"{name} needs 1 to {_MAX_PRECISION} digits, and no more of them after the point."
+                )
+            return cls(f"decimal({precision},{scale})")
+        if name in _SCALARS and name != "decimal":
             return cls(name)
-        near = nearest_name(name, _SCALARS)
-        hint = f"Did you mean '{near}'?" if near else f"There is: {', '.join(_SCALARS)}, decimal(p,s)."
+        names = [*(known for known in _SCALARS if known != "decimal"), "decimal(p,s)"]
+        near = nearest_name(name, names)
+        hint = f"Did you mean '{near}'?" if near else f"There is: {', '.join(names)}."
         raise DefinitionError(f"No type '{name}'. {hint}")
 
     @property
@@ -97,6 +105,8 @@ _SCALARS: dict[str, _Scalar] = {
     "decimal": _Scalar("strings", "DECIMAL", "Decimal", False),
 }
 _DECIMAL = re.compile(r"decimal\((\d{1,2}),(\d{1,2})\)")
+_MAX_PRECISION = 38
+_EXACT = Context(prec=_MAX_PRECISION, traps=[])
 _INTEGER_BITS = {"int8": 8, "int16": 16, "int32": 32, "int64": 64}
 
 Bool, Int8, Int16, Int32, Int64 = (DType(name) for name in ("bool", "int8", "int16", "int32", "int64"))
@@ -223,7 +233,15 @@ def from_micros(micros: int) -> datetime:
 
 def _plain(value: Any) -> Any:
     """Unwrap a NumPy scalar without importing NumPy."""
-    return value.item() if type(value).__module__ == "numpy" and hasattr(value, "item") else value
+    if type(value).__module__ != "numpy" or not hasattr(value, "item"):
+        return value
+    plain = value.item()
+    if (
+        value.dtype.kind == "M" and type(plain) is int
+    ):  # finer than a microsecond, or out of range: a bare count of its own unit
+        micros = value.astype("datetime64[us]")
+        return micros.item() if micros == value else value
+    return plain
 
 
 def _pack_integer(dtype: DType, value: Any) -> int | None:
@@ -255,9 +273,16 @@ def _pack_decimal(dtype: DType, value: Any) -> bytes | None:
     number = Decimal(value) if type(value) is int else value
     if not isinstance(number, Decimal) or not number.is_finite():
         return None
-    scaled = number.scaleb(scale)
-    exact = scaled == scaled.to_integral_value() and abs(scaled) < 10**precision
-    return str(number.quantize(Decimal(1).scaleb(-scale))).encode() if exact else None
+    rounded = number.quantize(Decimal(1).scaleb(-scale), context=_EXACT)
+    exact = rounded == number and rounded.copy_abs() < 10 ** (precision - scale)
+    return str(rounded).encode() if exact else None
+
+
+def _pack_string(_: DType, value: Any) -> bytes | None:
+    try:
+        return value.encode() if isinstance(value, str) else None
+    except UnicodeEncodeError:  # half of a surrogate pair is not text
+        return None
 
 
 _PACK: dict[str, Callable[[DType, Any], float | int | bytes | None]] = {
@@ -265,7 +290,7 @@ _PACK: dict[str, Callable[[DType, Any], float | int | bytes | None]] = {
     **dict.fromkeys(_INTEGER_BITS, _pack_integer),
     "float32": _pack_float,
     "float64": _pack_float,
-    "string": lambda _, value: value.encode() if isinstance(value, str) else None,
+    "string": _pack_string,
     "binary": lambda _, value: bytes(value) if isinstance(value, bytes | bytearray | memoryview) else None,
     "timestamp": _pack_timestamp,
     "date": _pack_date,

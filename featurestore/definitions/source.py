@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -61,7 +62,7 @@ class SQLSource:
 
     def document(self) -> dict[str, Any]:
         """Return the neutral JSON form."""
-        return _document("sql", self, query=" ".join(self.query.split()), tables=dict(sorted(self.tables.items())))
+        return _document("sql", self, query=_one_line(self.query), tables=dict(sorted(self.tables.items())))
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,14 @@ class PushSource:
 
 
 Source = ParquetSource | SQLSource | PushSource
+
+_QUOTED = r"""[eE]'(?:[^'\\]|\\.|'')*'|'(?:[^']|'')*'|"(?:[^"]|"")*"|\$(\w*)\$.*?\$\2\$"""
+_SQL_PIECE = re.compile(rf"({_QUOTED})|(?:\s|--[^\n]*|/\*.*?\*/)+", re.DOTALL)
+
+
+def _one_line(query: str) -> str:
+    """Return the query without comments and with single spaces outside quotes: how it is laid out is not its meaning."""
+    return _SQL_PIECE.sub(lambda piece: piece[1] or " ", query).strip().rstrip("; ")
 
 
 def _document(kind: str, source: Source, **special: Any) -> dict[str, Any]:

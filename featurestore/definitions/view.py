@@ -133,14 +133,12 @@ class FeatureView(_Selectable):
         for name in self.feature_names:
             if name in self.entity.join_keys:
                 raise DefinitionError(f"Feature '{name}' has the name of a join key.", place=self.name)
+        self._check_columns()
         duration_micros(self.ttl, f"The ttl of '{self.name}'")
         if self.is_windowed and self.ttl:
             raise DefinitionError(
                 f"Windowed view '{self.name}' has a ttl.", repair="The window says how long an event counts."
             )
-        for column, dtype in self.event_key.items():
-            check_name("Event key column", column)
-            DType.of(dtype)
         if self.access not in ("observe", "warn", "enforce"):
             raise DefinitionError(f"Access '{self.access}' of '{self.name}' is not observe, warn or enforce.")
 
@@ -148,6 +146,18 @@ class FeatureView(_Selectable):
     def feature_names(self) -> tuple[str, ...]:
         """Names of the features in order."""
         return tuple(f.feature_name if isinstance(f, Aggregation) else f.name for f in self.features)
+
+    def _check_columns(self) -> None:
+        """Refuse rows with two columns of one name, or one column of two types."""
+        for column, dtype in self.event_key.items():
+            check_name("Event key column", column)
+            DType.of(dtype)
+        columns = {(f.column, DType.of(f.dtype)) for f in self.features if isinstance(f, Aggregation)}
+        names = [name for name, _ in columns] or list(self.feature_names)
+        check_unique("Column", (*self.entity.join_keys, *self.event_key, *names), self.name)
+        for name in names:
+            if name.startswith("__"):
+                raise DefinitionError(f"'{name}' is not allowed: names with two underscores are the store's own.")
 
     @property
     def is_windowed(self) -> bool:

@@ -200,9 +200,10 @@ class RegistrySnapshot:
         """Read the neutral JSON; raises CorruptionError when it is not one, or is of a newer schema."""
         try:
             header = msgspec.json.decode(text)
-            if isinstance(header, dict) and header.get("schema_version", 0) > SCHEMA_VERSION:
+            version = header.get("schema_version") if isinstance(header, dict) else None
+            if isinstance(version, int) and version > SCHEMA_VERSION:
                 raise CorruptionError(
-                    f"The registry has schema_version {header['schema_version']}, this program reads up to {SCHEMA_VERSION}.",
+                    f"The registry has schema_version {version}, this program reads up to {SCHEMA_VERSION}.",
                     repair="Upgrade featurestore.",
                 )
             return cls(msgspec.convert(header, Document, strict=False))
@@ -211,7 +212,7 @@ class RegistrySnapshot:
 
     def to_json(self) -> str:
         """Return the neutral JSON, with sorted names."""
-        return msgspec.json.encode(self.document, order="deterministic").decode()
+        return msgspec.json.encode(msgspec.to_builtins(self.document, str_keys=True), order="deterministic").decode()
 
     @property
     def revision(self) -> int:

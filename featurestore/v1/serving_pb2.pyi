@@ -146,6 +146,20 @@ class ReadResponse(_message.Message):
     position: int
     def __init__(self, views: _Optional[_Iterable[_Union[ViewRows, _Mapping]]] = ..., time: _Optional[int] = ..., position: _Optional[int] = ...) -> None: ...
 
+class WriteSchemaRequest(_message.Message):
+    __slots__ = ("view",)
+    VIEW_FIELD_NUMBER: _ClassVar[int]
+    view: str
+    def __init__(self, view: _Optional[str] = ...) -> None: ...
+
+class WriteSchema(_message.Message):
+    __slots__ = ("view", "columns")
+    VIEW_FIELD_NUMBER: _ClassVar[int]
+    COLUMNS_FIELD_NUMBER: _ClassVar[int]
+    view: str
+    columns: _containers.RepeatedCompositeFieldContainer[KeyField]
+    def __init__(self, view: _Optional[str] = ..., columns: _Optional[_Iterable[_Union[KeyField, _Mapping]]] = ...) -> None: ...
+
 class WriteRequest(_message.Message):
     __slots__ = ("view", "columns", "write_id")
     VIEW_FIELD_NUMBER: _ClassVar[int]
@@ -191,13 +205,15 @@ class StatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class ServerStatus(_message.Message):
-    __slots__ = ("clock", "revision", "project", "environment")
+    __slots__ = ("clock", "revision", "project", "environment", "internal_errors")
     CLOCK_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
     PROJECT_FIELD_NUMBER: _ClassVar[int]
     ENVIRONMENT_FIELD_NUMBER: _ClassVar[int]
+    INTERNAL_ERRORS_FIELD_NUMBER: _ClassVar[int]
     clock: Clock
     revision: int
     project: str
     environment: str
-    def __init__(self, clock: _Optional[_Union[Clock, _Mapping]] = ..., revision: _Optional[int] = ..., project: _Optional[str] = ..., environment: _Optional[str] = ...) -> None: ...
+    internal_errors: int
+    def __init__(self, clock: _Optional[_Union[Clock, _Mapping]] = ..., revision: _Optional[int] = ..., project: _Optional[str] = ..., environment: _Optional[str] = ..., internal_errors: _Optional[int] = ...) -> None: ...

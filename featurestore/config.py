@@ -1,0 +1,155 @@
+"""The settings of a project: featurestore.toml, read once; everything below gets what it needs as arguments."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from featurestore.errors import ConfigError, NotFoundError, nearest_name
+
+FILE = "featurestore.toml"
+
+
+class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A section of the file; an unknown key is refused."""
+
+
+class ProjectSettings(_Section, frozen=True):
+    """``[project]``: its name, its file of definitions, and the environment that usage is counted under."""
+
+    name: str
+    definitions: str = "features.py"
+    environment: str = "dev"
+
+
+class RegistrySettings(_Section, frozen=True):
+    """``[registry]``: an SQLite path relative to the project, or an SQLAlchemy URL."""
+
+    url: str = "store/registry.db"
+
+
+class OfflineSettings(_Section, frozen=True):
+    """``[offline]``: the join engine, and in how many hash buckets a view version lies."""
+
+    engine: Literal["duckdb"] = "duckdb"
+    buckets: int = 16
+
+
+class ServingSettings(_Section, frozen=True):
+    """``[serving]``: where the server listens (port 0 takes a free one, -1 none) and who may call.
+
+    ``auth`` is ``none`` (local mode: callers on this machine are the OS user) or ``token`` (registry tokens).
+    """
+
+    host: str = "127.0.0.1"
+    grpc_port: int = 6565
+    http_port: int = 6566
+    workers: int = 1
+    auth: Literal["none", "token"] = "none"
+    tls_certificate: str | None = None
+    tls_key: str | None = None
+
+
+class _File(_Section, frozen=True):
+    project: ProjectSettings
+    registry: RegistrySettings = RegistrySettings()
+    offline: OfflineSettings = OfflineSettings()
+    serving: ServingSettings = ServingSettings()
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """The settings of a project, with its folder.
+
+    Attributes:
+        root: The project folder, absolute.
+        project: See ProjectSettings; likewise the other sections.
+    """
+
+    root: Path
+    project: ProjectSettings
+    registry: RegistrySettings
+    offline: OfflineSettings
+    serving: ServingSettings
+
+    @property
+    def store(self) -> Path:
+        """The folder that holds everything the store writes."""
+        return self.root / "store"
+
+    @property
+    def registry_url(self) -> str:
+        """The registry as an SQLAlchemy URL, or as an absolute path."""
+        url = self.registry.url
+        return url if "://" in url else str(self.root / url)
+
+
+def load_settings(root: str | Path) -> Settings:
+    """Read featurestore.toml of a project folder.
+
+    Args:
+        root: The project folder.
+
+    Raises:
+        NotFoundError: There is no featurestore.toml; says how to make one.
+        ConfigError: It cannot be read, has an unknown key (says the nearest one), or a value of a wrong type.
+    """
+    folder = Path(root).resolve()
+    path = folder / FILE
+    if not path.is_file():
+        raise NotFoundError.of(
+            "project", str(folder), [], repair=f"Run `featurestore init {root}`, or name another folder."
+        )
+    try:
+        file = msgspec.convert(tomllib.loads(path.read_text()), _File)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is not TOML: {error}.") from error
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{path}: {error}.{_hint(str(error))}") from error
+    environment = os.environ.get("FEATURESTORE_ENVIRONMENT", file.project.environment)
+    return Settings(
+        root=folder,
+        project=msgspec.structs.replace(file.project, environment=environment),
+        registry=file.registry,
+        offline=file.offline,
+        serving=file.serving,
+    )
+
+
+def find_project(start: str | Path | None = None) -> Path:
+    """Return the project folder: FEATURESTORE_PROJECT, or the nearest folder upwards that has a featurestore.toml.
+
+    Args:
+        start: Where to begin; None is the current folder.
+
+    Raises:
+        NotFoundError: There is none.
+    """
+    if start is None and (named := os.environ.get("FEATURESTORE_PROJECT")):
+        return Path(named)
+    folder = Path(start or ".").resolve()
+    for candidate in (folder, *folder.parents):
+        if (candidate / FILE).is_file():
+            return candidate
+    raise NotFoundError.of("project", str(folder), [], repair="Run `featurestore init`, or give --project.")
+
+
+def _hint(error: str) -> str:
+    """Name the nearest setting for an unknown one."""
+    _, _, rest = error.partition("unknown field `")
+    known = [field for section in _File.__annotations__ for field in _fields(section)] + list(_File.__annotations__)
+    near = nearest_name(rest.partition("`")[0], known) if rest else None
+    return f" Did you mean '{near}'?" if near else ""
+
+
+def _fields(section: str) -> tuple[str, ...]:
+    sections = {
+        "project": ProjectSettings,
+        "registry": RegistrySettings,
+        "offline": OfflineSettings,
+        "serving": ServingSettings,
+    }
+    return sections[section].__struct_fields__

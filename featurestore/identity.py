@@ -1,0 +1,126 @@
+"""Who reads: the principal that authenticated, the consumer it says it runs, and whether a manifest declares the read.
+
+The same rules serve a call over the wire and a read in process, so that they live below both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from featurestore.errors import AccessDeniedError
+from featurestore.planning import ReadPlan
+from featurestore.refs import FeatureRef
+from featurestore.registry.credentials import Credentials
+from featurestore.registry.snapshot import RegistrySnapshot
+
+Binding = Literal["bound", "local", "undeclared", "ambiguous", "anonymous"]
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who authenticated.
+
+    Attributes:
+        name: The principal, e.g. ``svc-delay`` or ``local:ann``; empty for nobody.
+        roles: What it may do: reader, writer, admin (which implies all).
+        local: Whether it is the OS user in local mode, who may name any consumer.
+    """
+
+    name: str
+    roles: frozenset[str]
+    local: bool = False
+
+    def may(self, role: str) -> bool:
+        """Say whether the principal has a role.
+
+        >>> Principal("ops", frozenset({"admin"})).may("writer")
+        True
+        """
+        return role in self.roles or "admin" in self.roles
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who reads, as usage records it; `consumer` is empty when none is established."""
+
+    principal: str
+    consumer: str
+    binding: Binding
+
+
+def identify(principal: Principal, named: str, credentials: Credentials) -> Identity:
+    """Establish which consumer a principal runs.
+
+    Args:
+        principal: Who authenticated.
+        named: The consumer the caller names; empty for none.
+        credentials: The bindings.
+
+    Raises:
+        AccessDeniedError: The principal names a consumer that it is not bound to.
+
+    >>> bound = Credentials(bindings={"svc": ("delay_model@*",)})
+    >>> identify(Principal("svc", frozenset({"reader"})), "delay_model@3", bound).binding
+    'bound'
+    """
+    if principal.local:
+        return Identity(principal.name, named, "local" if named else "undeclared")
+    bindings = credentials.bindings.get(principal.name, ())
+    if named:
+        if not any(_covers(binding, named) for binding in bindings):
+            raise AccessDeniedError(
+                f"Principal '{principal.name}' is not bound to consumer '{named}'.",
+                repair=f"Run `featurestore token bind {principal.name} {named}`.",
+            )
+        return Identity(principal.name, named, "bound")
+    exact = [binding for binding in bindings if not binding.endswith("@*")]
+    if len(bindings) == 1 and exact:
+        return Identity(principal.name, exact[0], "bound")
+    if bindings:
+        return Identity(principal.name, "", "ambiguous")
+    return Identity(principal.name, "", "undeclared" if principal.name else "anonymous")
+
+
+def undeclared_refs(snapshot: RegistrySnapshot, plan: ReadPlan, identity: Identity, *, now: int) -> tuple[str, ...]:
+    """Return the frozen references of a plan that the consumer's manifest does not declare.
+
+    Args:
+        snapshot: The registry.
+        plan: What is read; another version than the declared one is not declared.
+        identity: Who reads.
+        now: Microseconds UTC; an expired manifest declares nothing.
+    """
+    manifest = snapshot.document.consumers.get(identity.consumer)
+    expired = manifest is not None and manifest.expires_at is not None and manifest.expires_at <= now
+    declared = set(manifest.reads) if manifest and not expired else set()
+    return tuple(ref for ref in plan.counted if ref not in declared)
+
+
+def check_declared(snapshot: RegistrySnapshot, plan: ReadPlan, identity: Identity, *, now: int) -> tuple[str, ...]:
+    """Apply the access modes of the views to a read, and return the warnings for the caller.
+
+    Raises:
+        AccessDeniedError: A view under ``enforce`` is read by somebody who does not declare it; the whole read is refused.
+    """
+    undeclared = undeclared_refs(snapshot, plan, identity, now=now)
+    refused = [ref for ref in undeclared if _access(snapshot, ref) == "enforce"]
+    if refused:
+        who = f"Consumer '{identity.consumer}'" if identity.consumer else f"Principal '{identity.principal}'"
+        raise AccessDeniedError(f"{who} does not declare {', '.join(refused)}.", repair=_repair(identity, refused))
+    return tuple(f"{ref} is read undeclared" for ref in undeclared if _access(snapshot, ref) == "warn")
+
+
+def _access(snapshot: RegistrySnapshot, ref: str) -> str:
+    return snapshot.view(FeatureRef.parse(ref).view_ref).access
+
+
+def _repair(identity: Identity, refs: Iterable[str]) -> str:
+    if not identity.consumer:
+        return f"Run `lineage declare {identity.principal}`, apply the manifest, then `featurestore token bind` it."
+    return f"Add {', '.join(repr(ref) for ref in refs)} to reads of '{identity.consumer}', then `featurestore apply`."
+
+
+def _covers(binding: str, consumer: str) -> bool:
+    return binding == consumer or (binding.endswith("@*") and consumer.partition("@")[0] == binding[:-2])

@@ -1,0 +1,1 @@
+"""Offline: tables of accepted rows, the point-in-time rule, engines that follow it, and training sets."""

@@ -1,0 +1,1 @@
+"""The online store: rows ready to be sent, kept by a store backend, read by plan."""

@@ -1,0 +1,64 @@
+"""Keyspaces: each layout of each view version has rows of its own, under a number that prefixes its keys."""
+
+from __future__ import annotations
+
+import struct
+
+import msgspec
+
+from featurestore.online.store import Snapshot, Transaction
+from featurestore.refs import ViewRef
+from featurestore.registry.snapshot import ViewRecord
+
+_pack_prefix = struct.Struct(">I").pack
+
+
+class Keyspace(msgspec.Struct, frozen=True, array_like=True):
+    """The online rows of one layout of a view version.
+
+    Attributes:
+        number: Its number; it prefixes the keys.
+        filled: Whether it may be read: every row there should be is there.
+        watermark: It holds every bulk-loaded row up to this event time, microseconds; None before the first materialize.
+    """
+
+    number: int
+    filled: bool = False
+    watermark: int | None = None
+
+    @property
+    def prefix(self) -> bytes:
+        """The first four bytes of its keys."""
+        return _pack_prefix(self.number)
+
+
+def find_keyspace(snapshot: Snapshot, ref: ViewRef, layout: int) -> Keyspace | None:
+    """Return the keyspace of a layout, or None if nothing was ever written to it."""
+    stored = snapshot.get("meta", _name(ref, layout))
+    return None if stored is None else msgspec.msgpack.decode(stored, type=Keyspace)
+
+
+def open_keyspace(transaction: Transaction, ref: ViewRef, layout: int) -> Keyspace:
+    """Return the keyspace of a layout, made now if there is none."""
+    known = find_keyspace(transaction, ref, layout)
+    if known is not None:
+        return known
+    last = transaction.get("meta", b"keyspaces")
+    keyspace = Keyspace(int.from_bytes(last or b"", "big") + 1)
+    transaction.put("meta", b"keyspaces", _pack_prefix(keyspace.number))
+    record_keyspace(transaction, ref, layout, keyspace)
+    return keyspace
+
+
+def record_keyspace(transaction: Transaction, ref: ViewRef, layout: int, keyspace: Keyspace) -> None:
+    """Record what became of a keyspace."""
+    transaction.put("meta", _name(ref, layout), msgspec.msgpack.encode(keyspace))
+
+
+def live_layouts(view: ViewRecord) -> tuple[int, ...]:
+    """Return the layouts that are written: the one that is read, and a newer one that is being filled."""
+    return tuple(sorted({view.layout, view.newest_layout}))
+
+
+def _name(ref: ViewRef, layout: int) -> bytes:
+    return f"keyspace/{ref.view}@v{ref.version}/{layout}".encode()

@@ -1,0 +1,328 @@
+"""What an apply would do: the change plan, and the moves between versions (promote, deprecate, retire)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from featurestore.definitions import (
+    Consumer,
+    Definition,
+    Entity,
+    FeatureService,
+    FeatureView,
+    OnDemandFeatureView,
+)
+from featurestore.definitions.checks import check_unique
+from featurestore.errors import FailedPreconditionError, NotFoundError
+from featurestore.refs import FeatureRef, ViewRef
+from featurestore.registry.resolution import Resolver
+from featurestore.registry.snapshot import (
+    AliasRecord,
+    ConsumerRecord,
+    DatasetRecord,
+    Document,
+    FeatureRecord,
+    RegistrySnapshot,
+    ServiceRecord,
+    ViewRecord,
+)
+from featurestore.registry.storage import LoggedChange
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One thing an apply would do.
+
+    Attributes:
+        kind: ``create``, ``new version``, ``add feature``, ``update`` or ``return``.
+        object: What it is done to, e.g. ``view weather@v2``.
+        detail: What is different, for people.
+        consumers: Consumers whose manifest names what changes; they keep what they read until they are moved.
+    """
+
+    kind: str
+    object: str
+    detail: str = ""
+    consumers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ChangePlan:
+    """What an apply would do, and the revision it was planned from.
+
+    Attributes:
+        base_revision: Revision of the registry when the plan was made; a commit in between refuses it.
+        document: The registry as it would be.
+        changes: What would be done, in order.
+        notes: What would not be done although one could think so.
+    """
+
+    base_revision: int
+    document: Document
+    changes: tuple[Change, ...]
+    notes: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        """Whether anything would change."""
+        return bool(self.changes)
+
+    def log(self) -> list[LoggedChange]:
+        """Return the lines for the change log."""
+        return [LoggedChange(change.kind, change.object, change.detail) for change in self.changes]
+
+
+def plan_changes(
+    snapshot: RegistrySnapshot,
+    definitions: Iterable[Definition],
+    *,
+    check_source: Callable[[str, ViewRecord], None],
+    is_filled: Callable[[ViewRef], bool],
+) -> ChangePlan:
+    """Compare definitions with what is registered.
+
+    Args:
+        snapshot: What is registered.
+        definitions: What the file defines, in any order.
+        check_source: Called with the name and record of every view that is new or changed; raises DefinitionError when its
+            columns are not in the source or its SQL does not resolve.
+        is_filled: Says whether a view version has rows.
+
+    Raises:
+        DefinitionError: A definition is impossible; nothing was changed.
+        NotFoundError: A reference names nothing; says the nearest name.
+    """
+    sorted_out = _by_kind(definitions)
+    resolver = Resolver(snapshot, is_filled)
+    for entity in sorted_out[Entity]:
+        resolver.add_entity(entity)
+    for view in sorted_out[FeatureView]:
+        resolver.add_view(view)
+    for view in sorted_out[OnDemandFeatureView]:
+        resolver.add_on_demand(view)
+    for service in sorted_out[FeatureService]:
+        resolver.add_service(service)
+    for consumer in sorted_out[Consumer]:
+        resolver.add_consumer(consumer)
+    document = resolver.document()
+    _check_sources(snapshot.document, document, check_source)
+    changes = tuple(_changes(snapshot.document, document))
+    return ChangePlan(snapshot.revision, document, changes, tuple(_notes(snapshot.document, sorted_out)))
+
+
+def promote(snapshot: RegistrySnapshot, ref: ViewRef, *, move: Sequence[str] = ()) -> ChangePlan:
+    """Plan to make a version the current one for ad-hoc reads and new references.
+
+    Args:
+        snapshot: What is registered.
+        ref: The version.
+        move: Services and consumers whose frozen references to the view move to it as well; all others stay.
+
+    Raises:
+        NotFoundError: The version, or something to move, does not exist.
+        FailedPreconditionError: The version lacks a feature that a moved one reads, or is retired.
+    """
+    target = snapshot.freeze(ref)
+    record = snapshot.view(target)
+    if record.status == "retired":
+        raise FailedPreconditionError(f"{target} is retired.", repair="Promote a live version.")
+    document = snapshot.document
+    views = dict(document.views)
+    views[target.view] = msgspec.structs.replace(views[target.view], current=target.version or 1)
+    services, consumers = dict(document.services), dict(document.consumers)
+    for name in move:
+        if name not in services and name not in consumers:
+            raise NotFoundError.of("service or consumer", name, [*services, *consumers])
+        if name in services:
+            moved = _moved(services[name].features, target, record, name)
+            aliases = {alias: _moved_alias(record, target) for alias, record in services[name].aliases.items()}
+            services[name] = msgspec.structs.replace(services[name], features=moved, aliases=aliases)
+    for key, consumer in consumers.items():
+        direct = [ref for ref in consumer.reads if ref not in _through(consumer, document.services)]
+        if key in move:
+            _check_through(key, consumer, services, target)
+            direct = list(_moved(direct, target, record, key))
+        reads = tuple(dict.fromkeys((*_through(consumer, services), *direct)))
+        consumers[key] = msgspec.structs.replace(consumer, reads=reads)
+    new = msgspec.structs.replace(document, views=views, services=services, consumers=consumers)
+    before, staying = _readers_elsewhere(document, target), _readers_elsewhere(new, target)
+    was = document.views[target.view].current
+    change = Change("promote", f"view {target}", f"current was v{was}", tuple(sorted(before - staying)))
+    notes = (f"stay where they are: {', '.join(sorted(staying))}",) if staying else ()
+    return ChangePlan(snapshot.revision, new, (change,), notes)
+
+
+def set_status(snapshot: RegistrySnapshot, ref: ViewRef, status: str, *, reason: str = "") -> ChangePlan:
+    """Plan to make a version ``deprecated``, ``retired`` or ``live`` again; `retire` checks who reads it before."""
+    target = snapshot.freeze(ref)
+    record: ViewRecord = msgspec.structs.replace(snapshot.view(target), status=status)
+    new = replace_version(snapshot.document, target, record)
+    readers = tuple(sorted(name for name, c in new.consumers.items() if _reads_version(c.reads, target)))
+    return ChangePlan(snapshot.revision, new, (Change(status, f"view {target}", reason, readers),))
+
+
+def switch_layout(snapshot: RegistrySnapshot, ref: ViewRef) -> ChangePlan:
+    """Plan to read the newest layout of a version, after its rows were filled."""
+    target = snapshot.freeze(ref)
+    record = snapshot.view(target)
+    added = [f.name for f in record.features if f.layout > record.layout]
+    new = replace_version(snapshot.document, target, msgspec.structs.replace(record, layout=record.newest_layout))
+    change = Change("fill", f"view {target}", f"readable now: {', '.join(added)}")
+    return ChangePlan(snapshot.revision, new, (change,) if added else ())
+
+
+def register_dataset(snapshot: RegistrySnapshot, name: str, record: DatasetRecord) -> ChangePlan:
+    """Plan to register a saved training set."""
+    document = snapshot.document
+    new = msgspec.structs.replace(document, datasets={**document.datasets, name: record})
+    return ChangePlan(snapshot.revision, new, (Change("save", f"dataset {name}", f"{record.rows} rows"),))
+
+
+def replace_version(document: Document, ref: ViewRef, record: ViewRecord) -> Document:
+    """Return the document with one view version exchanged."""
+    versions = document.views[ref.view]
+    changed = msgspec.structs.replace(versions, versions={**versions.versions, ref.version or 0: record})
+    return msgspec.structs.replace(document, views={**document.views, ref.view: changed})
+
+
+def _by_kind(definitions: Iterable[Definition]) -> dict[type, list[Any]]:
+    kinds: dict[type, list[Any]] = {
+        kind: [] for kind in (Entity, FeatureView, OnDemandFeatureView, FeatureService, Consumer)
+    }
+    for definition in definitions:
+        kinds[next(kind for kind in kinds if isinstance(definition, kind))].append(definition)
+    views = [view.name for view in (*kinds[FeatureView], *kinds[OnDemandFeatureView])]
+    check_unique("View", views, "features")
+    check_unique("Entity", (entity.name for entity in kinds[Entity]), "features")
+    check_unique("Service", (service.name for service in kinds[FeatureService]), "features")
+    check_unique("Consumer", (consumer.key for consumer in kinds[Consumer]), "features")
+    return kinds
+
+
+def _check_sources(old: Document, new: Document, check: Callable[[str, ViewRecord], None]) -> None:
+    before = dict(RegistrySnapshot(old).view_versions())
+    for ref, record in RegistrySnapshot(new).view_versions():
+        if record.source is not None and record != before.get(ref):
+            check(ref.view, record)
+
+
+def _changes(old: Document, new: Document) -> Iterator[Change]:
+    yield from _changed_objects("entity", old.entities, new.entities)
+    for name, versions in new.views.items():
+        known = old.views[name].versions if name in old.views else {}
+        for number, record in versions.versions.items():
+            yield from _changed_version(ViewRef(name, number), known, record, old)
+    yield from _changed_objects("service", old.services, new.services)
+    yield from _changed_objects("consumer", old.consumers, new.consumers)
+
+
+def _changed_version(
+    ref: ViewRef, known: Mapping[int, ViewRecord], record: ViewRecord, old: Document
+) -> Iterator[Change]:
+    before = known.get(ref.version or 0)
+    if before is None and not known:
+        yield Change("create", f"view {ref}", f"{len(record.features)} features of {record.entity or 'the request'}")
+    elif before is None:
+        newest = ViewRef(ref.view, max(known))
+        hit = tuple(sorted(name for name, c in old.consumers.items() if _reads_version(c.reads, newest)))
+        yield Change("new version", f"view {ref}", "; ".join(_meaning_changes(known[max(known)], record)), hit)
+    elif record != before:
+        added = [feature.name for feature in record.features if before.feature(feature.name) is None]
+        if added:
+            yield Change("add feature", f"view {ref}", ", ".join(added))
+        informative = [name for name in record.__struct_fields__ if name not in ("features", "source")]
+        changed = [name for name in informative if getattr(before, name) != getattr(record, name)]
+        changed += ["source path"] if before.source != record.source else []
+        changed += [feature.name for feature in before.features if record.feature(feature.name) != feature]
+        if changed:
+            yield Change("update", f"view {ref}", ", ".join(changed))
+
+
+def _meaning_changes(old: ViewRecord, new: ViewRecord) -> Iterator[str]:
+    """Say in words what makes the meaning different: first what concerns the whole view, then single features."""
+    for name in ("kind", "join_keys", "ttl", "event_key", "backfilled_until"):
+        if getattr(old, name) != getattr(new, name):
+            yield f"{name}: {getattr(old, name)} -> {getattr(new, name)}"
+    if old.source and new.source:
+        for name in ("kind", "name", "query", "event_timestamp", "created_timestamp"):
+            if getattr(old.source, name) != getattr(new.source, name):
+                yield f"source {name}: {getattr(old.source, name)!s:.60} -> {getattr(new.source, name)!s:.60}"
+    for feature in old.features:
+        known = new.feature(feature.name)
+        yield from _feature_changes(feature, known) if known else (f"{feature.name}: removed",)
+
+
+def _feature_changes(old: FeatureRecord, new: FeatureRecord) -> Iterator[str]:
+    for name in ("dtype", "unit", "column", "aggregation"):
+        if getattr(old, name) != getattr(new, name):
+            yield f"{old.name} {name}: {getattr(old, name) or '-'} -> {getattr(new, name) or '-'}"
+    if old.expression and new.expression and old.expression.tree != new.expression.tree:
+        yield f"{old.name} expression: {old.expression.sql} -> {new.expression.sql}"
+
+
+def _changed_objects(kind: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Change]:
+    for name, record in new.items():
+        if name not in old:
+            yield Change("create", f"{kind} {name}")
+        elif record != old[name]:
+            fields = record.__struct_fields__
+            different = [field for field in fields if getattr(record, field) != getattr(old[name], field)]
+            yield Change("update", f"{kind} {name}", ", ".join(different))
+
+
+def _notes(old: Document, defined: Mapping[type, list[Any]]) -> Iterator[str]:
+    """Say what is registered and no longer in the file: it stays."""
+    views = {view.name for view in (*defined[FeatureView], *defined[OnDemandFeatureView])}
+    for name in sorted(set(old.views) - views):
+        if any(record.status != "retired" for record in old.views[name].versions.values()):
+            yield f"view {name} is not in the file any more and stays; `featurestore retire {name}` takes it away"
+
+
+def _moved(refs: Iterable[str], target: ViewRef, record: ViewRecord, who: str) -> tuple[str, ...]:
+    moved = []
+    for text in refs:
+        ref = FeatureRef.parse(text)
+        if ref.view == target.view and ref.version != target.version:
+            if record.feature(ref.feature) is None:
+                raise FailedPreconditionError(
+                    f"{who} reads {text}, and {target} has no '{ref.feature}'.",
+                    repair=f"Change what {who} reads first.",
+                )
+            ref = ref.at(target.version or 0)
+        moved.append(str(ref))
+    return tuple(dict.fromkeys(moved))
+
+
+def _through(consumer: ConsumerRecord, services: Mapping[str, ServiceRecord]) -> list[str]:
+    """Return what a consumer reads through services, without roles."""
+    return [str(FeatureRef.parse(ref).plain()) for name in consumer.services for ref in services[name].features]
+
+
+def _check_through(key: str, consumer: ConsumerRecord, services: Mapping[str, ServiceRecord], target: ViewRef) -> None:
+    """Refuse to move a consumer away from a service: it would still read through it what the service says."""
+    for name in consumer.services:
+        refs = [FeatureRef.parse(ref) for ref in services[name].features]
+        if any(ref.view == target.view and ref.version != target.version for ref in refs):
+            raise FailedPreconditionError(
+                f"{key} reads {target.view} through service '{name}'.", repair=f"Move the service: --move {name}."
+            )
+
+
+def _reads_version(refs: Iterable[str], target: ViewRef) -> bool:
+    return any((ref.view, ref.version) == (target.view, target.version) for ref in map(FeatureRef.parse, refs))
+
+
+def _moved_alias(alias: AliasRecord, target: ViewRef) -> AliasRecord:
+    same_view = ViewRef.parse(alias.view).view == target.view
+    return msgspec.structs.replace(alias, view=str(target)) if same_view else alias
+
+
+def _readers_elsewhere(document: Document, target: ViewRef) -> set[str]:
+    """Return the services and consumers that are frozen to another version of the view."""
+    refs_of = {name: service.features for name, service in document.services.items()}
+    refs_of |= {name: consumer.reads for name, consumer in document.consumers.items()}
+    others = {name: [r for r in map(FeatureRef.parse, refs) if r.view == target.view] for name, refs in refs_of.items()}
+    return {name for name, refs in others.items() if any(ref.version != target.version for ref in refs)}

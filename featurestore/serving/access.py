@@ -1,0 +1,195 @@
+"""Who may call what: the permission of every RPC and route, and who a call comes from.
+
+Deny by default: a method that is not in `METHODS` is refused, and a test walks every RPC and route to see that it is there.
+"""
+
+from __future__ import annotations
+
+import getpass
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from featurestore.errors import AccessDeniedError, NotFoundError, UnauthenticatedError
+from featurestore.identity import Identity, Principal, check_declared, identify
+from featurestore.planning import ReadPlan
+from featurestore.registry.credentials import Credentials
+from featurestore.registry.snapshot import RegistrySnapshot
+from featurestore.serving.call import Call
+
+Permission = Literal["public", "read", "write", "status", "admin"]
+
+SERVICE = "featurestore.v1.FeatureStore"
+CONSUMER = "featurestore-consumer"
+
+PUBLIC: Mapping[str, Permission] = {
+    "/grpc.health.v1.Health/Check": "public",
+    "/grpc.health.v1.Health/List": "public",
+    "/grpc.health.v1.Health/Watch": "public",
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": "public",
+    "GET /healthz": "public",
+    "GET /readyz": "public",
+    "GET /openapi.json": "public",
+}
+RPCS: Mapping[str, Permission] = {
+    f"/{SERVICE}/GetSchema": "read",
+    f"/{SERVICE}/GetOnlineFeatures": "read",
+    f"/{SERVICE}/GetWriteSchema": "write",
+    f"/{SERVICE}/Write": "write",
+    f"/{SERVICE}/AdvanceClock": "admin",
+    f"/{SERVICE}/GetStatus": "status",
+}
+ROUTES: Mapping[str, str] = {
+    "POST /v1/schema": "GetSchema",
+    "POST /v1/get-online-features": "GetOnlineFeatures",
+    "POST /v1/write-schema": "GetWriteSchema",
+    "POST /v1/write": "Write",
+    "POST /v1/clock": "AdvanceClock",
+    "GET /v1/status": "GetStatus",
+}
+METHODS: Mapping[str, Permission] = {
+    **PUBLIC,
+    **RPCS,
+    **{route: RPCS[f"/{SERVICE}/{rpc}"] for route, rpc in ROUTES.items()},
+}
+
+_ROLES: Mapping[Permission, tuple[str, ...]] = {
+    "read": ("reader",),
+    "write": ("writer",),
+    "status": ("reader", "writer"),
+    "admin": ("admin",),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What came of checking a plan against a consumer's manifest: the refusal, or the warnings of a read that goes on."""
+
+    refusal: AccessDeniedError | None
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who a call comes from, as far as it could be established.
+
+    Attributes:
+        principal: Who authenticated.
+        identity: The consumer it runs, as usage records it.
+        refusal: Why the consumer it names was not accepted; reads are refused with it.
+        valid_until: From this instant on (microseconds UTC) it must be established again; None for never.
+        decisions: Plan fingerprint -> what its manifest says; filled as plans are read.
+    """
+
+    principal: Principal
+    identity: Identity
+    refusal: AccessDeniedError | NotFoundError | None
+    valid_until: int | None
+    decisions: dict[bytes, Decision] = field(default_factory=dict)
+
+
+class Gate:
+    """Authenticates and authorizes calls against one state of the registry.
+
+    Nothing is looked up twice: callers are kept by what they sent, for as long as this gate is in use.
+
+    Args:
+        credentials: Tokens and bindings.
+        snapshot: The registry with its manifests.
+        local: Local mode: every caller is the OS user.
+    """
+
+    def __init__(self, credentials: Credentials, snapshot: RegistrySnapshot, *, local: bool) -> None:
+        self.credentials = credentials
+        self.snapshot = snapshot
+        self.local = local
+        self._callers: dict[tuple[str, str], Caller] = {}
+
+    def admit(self, call: Call) -> Caller:
+        """Return who calls.
+
+        Raises:
+            UnauthenticatedError: No token, or one that is unknown, expired or revoked.
+            AccessDeniedError: The principal lacks the role, or the method is not declared.
+        """
+        caller = self._caller(call)
+        permission = METHODS.get(call.method)
+        if permission is None:
+            raise AccessDeniedError(f"{call.method} declares no permission.")
+        if permission != "public" and not any(caller.principal.may(role) for role in _ROLES[permission]):
+            raise AccessDeniedError(
+                f"Principal '{caller.principal.name}' may not call {call.method}.",
+                repair=f"It needs a token with role {' or '.join(_ROLES[permission])}: `featurestore token create`.",
+            )
+        return caller
+
+    def decide(self, caller: Caller, plan: ReadPlan) -> Decision:
+        """Return what the manifest of the caller's consumer says about a plan."""
+        decision = caller.decisions.get(plan.fingerprint)
+        if decision is None:
+            try:
+                warnings = check_declared(self.snapshot, plan, caller.identity, now=_now())
+                decision = Decision(None, warnings)
+            except AccessDeniedError as error:
+                decision = Decision(error, ())
+            caller.decisions[plan.fingerprint] = decision
+        return decision
+
+    def _caller(self, call: Call) -> Caller:
+        sent = (call.metadata.get("authorization", ""), call.metadata.get(CONSUMER, ""))
+        caller = self._callers.get(sent)
+        if caller is None or (caller.valid_until is not None and caller.valid_until <= _now()):
+            caller = self._establish(call, sent[1])
+            self._callers[sent] = caller
+            if len(self._callers) > _MAX_CALLERS:
+                del self._callers[next(iter(self._callers))]
+        return caller
+
+    def _establish(self, call: Call, named: str) -> Caller:
+        principal, token_end = authenticate(call, self.credentials, local=self.local)
+        refusal: AccessDeniedError | NotFoundError | None = None
+        try:
+            identity = identify(principal, named, self.credentials)
+        except AccessDeniedError as error:
+            consumers = self.snapshot.document.consumers
+            refusal = error if named in consumers else NotFoundError.of("consumer", named, consumers)
+            identity = identify(principal, "", self.credentials)
+        return Caller(principal, identity, refusal, _earliest(token_end, self._manifest_end(identity)))
+
+    def _manifest_end(self, identity: Identity) -> int | None:
+        manifest = self.snapshot.document.consumers.get(identity.consumer)
+        end = manifest.expires_at if manifest else None
+        return end if end is not None and end > _now() else None
+
+
+def authenticate(call: Call, credentials: Credentials, *, local: bool) -> tuple[Principal, int | None]:
+    """Return who calls, and until when that holds (microseconds UTC; None for ever).
+
+    Raises:
+        UnauthenticatedError: No bearer token, or one that is unknown, expired or revoked.
+    """
+    if local:
+        return Principal(f"local:{getpass.getuser()}", frozenset({"admin"}), local=True), None
+    scheme, _, secret = call.metadata.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not secret:
+        raise UnauthenticatedError(
+            "This server wants a token.", repair="Send one as `authorization: Bearer ...`; `featurestore token create`."
+        )
+    token = credentials.token(secret.strip())
+    if token is None or not token.is_valid(_now()):
+        why = "not known" if token is None else "revoked" if token.revoked_at is not None else "expired"
+        raise UnauthenticatedError(f"The token is {why}.", repair="Make a new one: `featurestore token create`.")
+    return Principal(token.principal, token.roles), token.expires_at
+
+
+_MAX_CALLERS = 10_000  # a caller may send any consumer name: what is kept of them is bounded
+
+
+def _earliest(*instants: int | None) -> int | None:
+    return min((instant for instant in instants if instant is not None), default=None)
+
+
+def _now() -> int:
+    """Tokens and manifests end by the time of day, also where the store replays history."""
+    return time.time_ns() // 1000

@@ -1,0 +1,65 @@
+"""A unary call as handlers see it: no transport's types, so that every transport serves the same functions."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What came with a request besides its bytes.
+
+    Args:
+        method: What is called, as in `access.METHODS`: ``/featurestore.v1.FeatureStore/Write``, or ``POST /v1/write``.
+        metadata: Headers by lower-case name; of a repeated one, the last.
+        peer: Host of the caller, without its port.
+        deadline: Instant of `monotonic_micros` by which the answer must be there; None when the caller waits for ever.
+    """
+
+    method: str
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    peer: str = ""
+    deadline: int | None = None
+
+    @property
+    def client(self) -> str:
+        """Who calls, as usage records it: host and program, ``10.0.0.7/grpc-python``.
+
+        >>> Call("", {"user-agent": "grpc-python/1.85.1 grpc-c/51.0.0 (linux)"}, "10.0.0.7").client
+        '10.0.0.7/grpc-python'
+        """
+        program = self.metadata.get("user-agent", "").partition("/")[0][:64]
+        return f"{self.peer}/{program}"
+
+    @property
+    def remaining(self) -> float | None:
+        """Seconds until the deadline, negative after it; None without one."""
+        return None if self.deadline is None else (self.deadline - monotonic_micros()) / 1e6
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The answer to a call.
+
+    Args:
+        body: The serialized answer; empty unless `code` is OK.
+        code: A gRPC status code by name.
+        message: What went wrong, for people; empty for OK.
+        trailers: Metadata that follows the answer; names lower-case, values printable ASCII.
+    """
+
+    body: bytes = b""
+    code: str = "OK"
+    message: str = ""
+    trailers: tuple[tuple[str, str], ...] = ()
+
+
+Handler = Callable[[Call, bytes], Reply | Awaitable[Reply]]
+"""A unary handler; one that must wait returns an awaitable."""
+
+
+def monotonic_micros() -> int:
+    """Return the instant of the monotonic clock in microseconds; only differences mean anything."""
+    return time.monotonic_ns() // 1000

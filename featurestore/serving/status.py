@@ -1,0 +1,121 @@
+"""The one table from our errors to gRPC and HTTP codes, and how an error travels: its text, and its facts as trailers."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+from dataclasses import dataclass
+from urllib.parse import quote
+
+from featurestore.errors import (
+    AccessDeniedError,
+    ConflictError,
+    CorruptionError,
+    DeadlineExceededError,
+    DefinitionError,
+    FailedPreconditionError,
+    FeatureStoreError,
+    InvalidArgumentError,
+    NotFoundError,
+    ResourceExhaustedError,
+    StaleSchemaError,
+    UnauthenticatedError,
+    UnavailableError,
+)
+from featurestore.serving.call import Reply
+
+LOG = logging.getLogger(__name__)
+MAX_TEXT = 2048  # characters of a message or fact: all metadata of a reply must stay below 8 KiB
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """How an error is told: the gRPC code by name, and the HTTP code."""
+
+    grpc: str
+    http: int
+
+
+OK = Status("OK", 200)
+INTERNAL = Status("INTERNAL", 500)
+UNIMPLEMENTED = Status("UNIMPLEMENTED", 404)
+STATUS_OF: dict[type[FeatureStoreError], Status] = {
+    NotFoundError: Status("NOT_FOUND", 404),
+    InvalidArgumentError: Status("INVALID_ARGUMENT", 400),
+    DefinitionError: Status("INVALID_ARGUMENT", 400),
+    StaleSchemaError: Status("FAILED_PRECONDITION", 409),
+    FailedPreconditionError: Status("FAILED_PRECONDITION", 409),
+    ConflictError: Status("ABORTED", 409),
+    UnauthenticatedError: Status("UNAUTHENTICATED", 401),
+    AccessDeniedError: Status("PERMISSION_DENIED", 403),
+    DeadlineExceededError: Status("DEADLINE_EXCEEDED", 504),
+    ResourceExhaustedError: Status("RESOURCE_EXHAUSTED", 429),
+    UnavailableError: Status("UNAVAILABLE", 503),
+    CorruptionError: Status("DATA_LOSS", 500),
+}
+HTTP_OF = {status.grpc: status.http for status in (*STATUS_OF.values(), OK, INTERNAL, UNIMPLEMENTED)}
+
+
+def status_of(error: FeatureStoreError) -> Status:
+    """Return the codes of an error: those of its class, or of the nearest class above it.
+
+    >>> status_of(NotFoundError("No view 'x'."))
+    Status(grpc='NOT_FOUND', http=404)
+    """
+    return next((STATUS_OF[kind] for kind in type(error).__mro__ if kind in STATUS_OF), INTERNAL)
+
+
+def error_reply(error: FeatureStoreError) -> Reply:
+    """Return the reply that carries an error; its class and facts travel as ``fs-*`` trailers, percent-encoded.
+
+    >>> error_reply(NotFoundError.of("view", "wether", ["weather"])).trailers
+    (('fs-error', 'NotFoundError'), ('fs-nearest', 'weather'))
+    """
+    facts = {
+        "fs-error": _public_name(error),
+        "fs-place": error.place,
+        "fs-nearest": getattr(error, "nearest", None),
+        "fs-repair": error.repair,
+    }
+    trailers = tuple((name, ascii_safe(fact)) for name, fact in facts.items() if fact)
+    return Reply(code=status_of(error).grpc, message=_clipped(str(error)), trailers=trailers)
+
+
+class InternalErrors:
+    """Counts the failures nobody foresaw, and answers them without telling the caller what is inside."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._lock = threading.Lock()
+
+    @property
+    def count(self) -> int:
+        """How many there were since the process began."""
+        return self._count
+
+    def reply(self, method: str, error: Exception) -> Reply:
+        """Log an unexpected error once, with its traceback, and return a reply that names the log line by an id."""
+        with self._lock:
+            self._count += 1
+        identity = secrets.token_hex(6)
+        LOG.error("internal error %s in %s", identity, method, exc_info=error)
+        return Reply(code=INTERNAL.grpc, message=f"Internal error {identity}. The server's log says more.")
+
+
+def ascii_safe(text: str) -> str:
+    """Return a text as printable ASCII, percent-encoded where it must be.
+
+    >>> ascii_safe("$.keys.Zürich[3]")
+    '$.keys.Z%C3%BCrich[3]'
+    """
+    return quote(_clipped(text), safe=" !\"#$&'()*+,-./:;<=>?@[\\]^_`{|}~")
+
+
+def _clipped(text: str) -> str:
+    return text if len(text) <= MAX_TEXT else f"{text[: MAX_TEXT - 3]}..."
+
+
+def _public_name(error: FeatureStoreError) -> str:
+    """Return the name of the error's class, or of the nearest one in the table: what a client can build again."""
+    return next(kind.__name__ for kind in type(error).__mro__ if kind in STATUS_OF or kind is FeatureStoreError)

@@ -1,0 +1,520 @@
+"""The exact fold of sliding windows: one code for training and serving, so that both give the same bits.
+
+The window of length w at the time t holds the events in ``(t - w, t]``. Which events are visible is the caller's: by the time from
+which they are known, by their order of acceptance, or both. Versions of one event (equal identity) count once, by the greatest visible
+(created, seq). Every result depends on the set of visible events alone:
+
+* sums of doubles are exact and rounded once, like `math.fsum`; sums of integers are exact, and an error where they leave int64
+* mean = rounded exact sum / count; stddev (sample) = sqrt(exact sum of the rounded squares (v - mean)^2 / (count - 1))
+* first and last go by (event time, created, seq), and a null is a value there; everywhere else nulls are left out
+* -0.0 is 0.0; a NaN makes sum, mean, min, max and stddev NaN; a sum beyond the range of doubles is infinite
+
+The accumulator is a fixed-point number over the whole range of doubles, in 32-bit digits with room for carries, after Kulisch and
+Miranker, "Computer Arithmetic in Theory and Practice" (1981).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+from featurestore.errors import InvalidArgumentError
+from featurestore.lanes import LaneColumn, from_lane, to_lane
+from featurestore.registry.snapshot import AggregationRecord
+from featurestore.types import INT64_MAX, INT64_MIN, DType, from_arrow
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Int64Array = npt.NDArray[np.int64]
+Float64Array = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
+
+# Digit 0 has the weight 2^-1088: below the last bit of the smallest double, and aligned so that integers start at a digit.
+DIGIT_BITS, FRACTION_DIGITS, DIGITS = 32, 34, 68
+_DIGIT_MASK = (1 << DIGIT_BITS) - 1
+_FRACTION_BITS = DIGIT_BITS * FRACTION_DIGITS
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def _kernel(function: Function) -> Function:
+    return cast(Function, njit(cache=True, nogil=True)(function))
+
+
+@dataclass(frozen=True, slots=True)
+class WindowColumn:
+    """One column of values with its nulls.
+
+    Attributes:
+        values: float64 or int64 (integers, booleans, microseconds, days); what stands at a null is not looked at.
+        valid: False where the value is null.
+    """
+
+    values: Float64Array | Int64Array
+    valid: BoolArray
+
+    @classmethod
+    def from_arrow(cls, column: pa.ChunkedArray) -> WindowColumn:
+        """Return an Arrow column as arrays; text, binary and decimals can only be counted, so their values stay zero.
+
+        >>> import pyarrow as pa
+        >>> WindowColumn.from_arrow(pa.chunked_array([pa.array([1, None])])).valid.tolist()
+        [True, False]
+        """
+        dtype = from_arrow(column.type)
+        if dtype.lane == "strings":
+            return cls(np.zeros(len(column), np.int64), np.asarray(column.is_valid()))
+        lane = to_lane(column, dtype)
+        return cls(cast(Float64Array, lane.values), lane.valid)
+
+    def to_arrow(self, dtype: DType) -> pa.Array:
+        """Return the column as an Arrow array of that type."""
+        return from_lane(LaneColumn(self.values, self.valid), dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class Events:
+    """Events by entity, sorted by (event, identity, created, seq) within each.
+
+    Attributes:
+        starts: int64[entities + 1]; the events of entity e are ``starts[e]`` up to ``starts[e + 1]``.
+        event: int64[n] event times, microseconds since 1970 UTC.
+        created: int64[n] created times in microseconds, INT64_MIN where there is none.
+        seq: int64[n] order of acceptance.
+        known_from: int64[n] time from which the event is known, microseconds.
+        identity: int64[n] equal for the versions of one event, distinct otherwise; all distinct without an event key.
+        columns: Column name -> values.
+    """
+
+    starts: Int64Array
+    event: Int64Array
+    created: Int64Array
+    seq: Int64Array
+    known_from: Int64Array
+    identity: Int64Array
+    columns: Mapping[str, WindowColumn]
+
+
+class _Index(NamedTuple):
+    """The part of Events that says which of them count."""
+
+    starts: Int64Array
+    event: Int64Array
+    created: Int64Array
+    seq: Int64Array
+    known_from: Int64Array
+    identity: Int64Array
+
+
+class _Reads(NamedTuple):
+    """The reads: whose window ends when, and what they may see."""
+
+    entity: Int64Array
+    at: Int64Array
+    known_at: Int64Array
+    position: Int64Array
+
+
+class _Wants(NamedTuple):
+    """What has to be computed for one column and window."""
+
+    total: bool
+    spread: bool
+    extremes: bool
+    ends: bool
+
+
+class _Folded(NamedTuple):
+    """What was computed for one column and window, one element a read; what was not asked for stays as it was made."""
+
+    count: Int64Array
+    total: Any
+    overflow: BoolArray
+    mean: Float64Array
+    spread: Float64Array
+    smallest: Any
+    greatest: Any
+    first: Int64Array
+    last: Int64Array
+
+
+def fold_windows(
+    events: Events,
+    aggregations: Sequence[AggregationRecord],
+    *,
+    entity: Int64Array,
+    at: Int64Array,
+    known_at: Int64Array | None = None,
+    position: Int64Array | int | None = None,
+) -> list[WindowColumn]:
+    """Aggregate the visible events of each read's window.
+
+    Args:
+        events: The events; must be sorted as Events says.
+        aggregations: What to compute; their columns must be in `events`.
+        entity: int64[reads] index of the entity, -1 for one without events.
+        at: int64[reads] end of the window, included; microseconds since 1970 UTC.
+        known_at: int64[reads]; events known later are not visible. None lifts that.
+        position: Events with a greater seq are not visible; one for all reads, or int64[reads]. None lifts that.
+
+    Returns:
+        One column for each aggregation, of the type that its definition promises. An empty window counts 0 and is null elsewhere.
+
+    Raises:
+        InvalidArgumentError: A sum of integers does not fit int64.
+    """
+    index = _Index(events.starts, events.event, events.created, events.seq, events.known_from, events.identity)
+    reads = _Reads(entity, at, _each(known_at, len(at)), _each(position, len(at)))
+    folded = {
+        (column, window): _fold_column(index, reads, window, events.columns[column], wants)
+        for (column, window), wants in _wanted(aggregations).items()
+    }
+    return [_result(a, folded[a.column, a.time_window], events.columns[a.column]) for a in aggregations]
+
+
+def _each(limit: Int64Array | int | None, reads: int) -> Int64Array:
+    if isinstance(limit, np.ndarray):
+        return limit
+    return np.full(reads, INT64_MAX if limit is None else limit, np.int64)
+
+
+def _wanted(aggregations: Sequence[AggregationRecord]) -> dict[tuple[str, int], _Wants]:
+    functions: dict[tuple[str, int], set[str]] = {}
+    for aggregation in aggregations:
+        functions.setdefault((aggregation.column, aggregation.time_window), set()).add(aggregation.function)
+    return {
+        group: _Wants(
+            total=bool(asked & {"sum", "mean", "stddev"}),
+            spread="stddev" in asked,
+            extremes=bool(asked & {"min", "max"}),
+            ends=bool(asked & {"first", "last"}),
+        )
+        for group, asked in functions.items()
+    }
+
+
+def _fold_column(index: _Index, reads: _Reads, window: int, column: WindowColumn, wants: _Wants) -> _Folded:
+    """Run the kernel of the column's type over all reads."""
+    integers = column.values.dtype == np.int64
+    values = column.values if integers else column.values + 0.0  # -0.0 + 0.0 is 0.0
+    count = len(reads.at)
+    folded = _Folded(
+        count=np.zeros(count, np.int64),
+        total=np.zeros(count, values.dtype),
+        overflow=np.zeros(count, np.bool_),
+        mean=np.zeros(count),
+        spread=np.zeros(count),
+        smallest=np.zeros(count, values.dtype),
+        greatest=np.zeros(count, values.dtype),
+        first=np.full(count, -1, np.int64),
+        last=np.full(count, -1, np.int64),
+    )
+    fold = _fold_integers if integers else _fold_doubles
+    fold(index, reads, window, values, column.valid, wants, folded)
+    return folded
+
+
+def _result(aggregation: AggregationRecord, folded: _Folded, column: WindowColumn) -> WindowColumn:
+    """Pick one aggregate out of what was computed for its column and window."""
+    some = folded.count > 0
+    match aggregation.function:
+        case "count":
+            return WindowColumn(folded.count, np.ones(len(some), np.bool_))
+        case "sum":
+            _check_overflow(aggregation, folded)
+            return WindowColumn(folded.total, some)
+        case "mean":
+            return WindowColumn(folded.mean, some)
+        case "stddev":
+            return WindowColumn(folded.spread, folded.count > 1)
+        case "min":
+            return WindowColumn(folded.smallest, some)
+        case "max":
+            return WindowColumn(folded.greatest, some)
+        case "first":
+            return _taken(column, folded.first)
+        case "last":
+            return _taken(column, folded.last)
+    raise InvalidArgumentError(f"No aggregate function '{aggregation.function}'.")
+
+
+def _check_overflow(aggregation: AggregationRecord, folded: _Folded) -> None:
+    beyond = np.flatnonzero(folded.overflow)
+    if beyond.size:
+        raise InvalidArgumentError(
+            f"The sum of column '{aggregation.column}' does not fit int64 in {beyond.size} of {len(folded.count)} windows.",
+            place=f"$.rows[{beyond[0]}]",
+            repair="Declare the column float64, or aggregate a shorter window.",
+        )
+
+
+def _taken(column: WindowColumn, rows: Int64Array) -> WindowColumn:
+    """Take the values at these rows; -1 and a null are null."""
+    if not len(column.values):
+        return WindowColumn(np.zeros(len(rows), column.values.dtype), np.zeros(len(rows), np.bool_))
+    values = column.values[rows]
+    return WindowColumn(values if values.dtype == np.int64 else values + 0.0, (rows >= 0) & column.valid[rows])
+
+
+# --- kernels: plain loops, compiled by Numba ----------------------------------------------------------------------------------------
+
+
+@_kernel
+def _fold_doubles(
+    index: _Index, reads: _Reads, window: int, values: Float64Array, valid: BoolArray, wants: _Wants, out: _Folded
+) -> None:
+    chosen, digits = np.empty(_longest(index.starts), np.int64), np.zeros(DIGITS, np.int64)
+    for read in range(len(reads.at)):
+        visible = _choose(index, reads, read, window, chosen)
+        if wants.ends:
+            _ends(index, chosen, visible, out, read)
+        count = _drop_nulls(valid, chosen, visible)
+        out.count[read] = count
+        if count == 0:
+            continue
+        if wants.extremes:
+            _extremes(values, chosen, count, out, read)
+        if wants.total:
+            out.total[read] = _sum_doubles(values, chosen, count, digits)
+            out.mean[read] = out.total[read] / count + 0.0
+        if wants.spread and count > 1:
+            out.spread[read] = _spread(values, chosen, count, out.mean[read], digits)
+
+
+@_kernel
+def _fold_integers(
+    index: _Index, reads: _Reads, window: int, values: Int64Array, valid: BoolArray, wants: _Wants, out: _Folded
+) -> None:
+    chosen, digits = np.empty(_longest(index.starts), np.int64), np.zeros(DIGITS, np.int64)
+    for read in range(len(reads.at)):
+        visible = _choose(index, reads, read, window, chosen)
+        if wants.ends:
+            _ends(index, chosen, visible, out, read)
+        count = _drop_nulls(valid, chosen, visible)
+        out.count[read] = count
+        if count == 0:
+            continue
+        if wants.extremes:
+            _extremes(values, chosen, count, out, read)
+        if wants.total:
+            high, low = _sum_integers(values, chosen, count)
+            out.overflow[read] = not -(1 << 31) <= high < (1 << 31)
+            out.total[read] = 0 if out.overflow[read] else (high << DIGIT_BITS) | low
+            digits[FRACTION_DIGITS], digits[FRACTION_DIGITS + 1] = low, high
+            out.mean[read] = _round(digits) / count + 0.0
+        if wants.spread and count > 1:
+            out.spread[read] = _spread(values, chosen, count, out.mean[read], digits)
+
+
+@_kernel
+def _longest(starts: Int64Array) -> int:
+    """Return the number of events of the entity that has most."""
+    longest = 0
+    for entity in range(len(starts) - 1):
+        longest = max(longest, starts[entity + 1] - starts[entity])
+    return longest
+
+
+@_kernel
+def _choose(index: _Index, reads: _Reads, read: int, window: int, chosen: Int64Array) -> int:
+    """Write the visible events of a window, newest first, one version each; return how many."""
+    entity = reads.entity[read]
+    if entity < 0:
+        return 0
+    at, known_at, position = reads.at[read], reads.known_at[read], reads.position[read]
+    start = index.starts[entity]
+    stop = _first_after(index.event, start, index.starts[entity + 1], at)
+    if at >= INT64_MIN + window:  # otherwise the window reaches back beyond time itself
+        start = _first_after(index.event, start, stop, at - window)
+    count = 0
+    for event in range(stop - 1, start - 1, -1):
+        if index.known_from[event] > known_at or index.seq[event] > position:
+            continue
+        if count and index.identity[event] == index.identity[chosen[count - 1]]:
+            continue  # an older version of the event just chosen
+        chosen[count] = event
+        count += 1
+    return count
+
+
+@_kernel
+def _first_after(times: Int64Array, start: int, stop: int, time: int) -> int:
+    """Return the first index in [start, stop) with a time after the given one, or stop."""
+    while start < stop:
+        middle = (start + stop) >> 1
+        if times[middle] <= time:
+            start = middle + 1
+        else:
+            stop = middle
+    return start
+
+
+@_kernel
+def _ends(index: _Index, chosen: Int64Array, count: int, out: _Folded, read: int) -> None:
+    """Find the first and the last event by (event time, created, seq); `chosen` is in order of event time alone."""
+    if count == 0:
+        return
+    last = chosen[0]
+    for k in range(1, count):
+        if index.event[chosen[k]] != index.event[last]:
+            break
+        if _accepted_before(index, last, chosen[k]):
+            last = chosen[k]
+    first = chosen[count - 1]
+    for k in range(count - 2, -1, -1):
+        if index.event[chosen[k]] != index.event[first]:
+            break
+        if _accepted_before(index, chosen[k], first):
+            first = chosen[k]
+    out.first[read], out.last[read] = first, last
+
+
+@_kernel
+def _accepted_before(index: _Index, left: int, right: int) -> bool:
+    if index.created[left] != index.created[right]:
+        return bool(index.created[left] < index.created[right])
+    return bool(index.seq[left] < index.seq[right])
+
+
+@_kernel
+def _drop_nulls(valid: BoolArray, chosen: Int64Array, count: int) -> int:
+    """Keep the chosen events whose value is not null; return how many."""
+    kept = 0
+    for k in range(count):
+        if valid[chosen[k]]:
+            chosen[kept] = chosen[k]
+            kept += 1
+    return kept
+
+
+@_kernel
+def _extremes(values: Any, chosen: Int64Array, count: int, out: _Folded, read: int) -> None:
+    smallest = greatest = values[chosen[0]]
+    for k in range(1, count):
+        value = values[chosen[k]]
+        if value < smallest or value != value:  # noqa: PLR0124: only NaN differs from itself, and it stays
+            smallest = value
+        if value > greatest or value != value:  # noqa: PLR0124
+            greatest = value
+    out.smallest[read], out.greatest[read] = smallest, greatest
+
+
+@_kernel
+def _sum_doubles(values: Float64Array, chosen: Int64Array, count: int, digits: Int64Array) -> float:
+    special, finite = 0.0, True
+    for k in range(count):
+        value = values[chosen[k]]
+        if math.isfinite(value):
+            _add(digits, value)
+        else:
+            special += value
+            finite = False
+    rounded = _round(digits)
+    return rounded if finite else special
+
+
+@_kernel
+def _sum_integers(values: Int64Array, chosen: Int64Array, count: int) -> tuple[int, int]:
+    """Return the exact sum as (high, low): high * 2^32 + low."""
+    high, low = np.int64(0), np.int64(0)
+    for k in range(count):
+        value = values[chosen[k]]
+        high += value >> DIGIT_BITS
+        low += value & _DIGIT_MASK
+    return high + (low >> DIGIT_BITS), low & _DIGIT_MASK
+
+
+@_kernel
+def _spread(values: Any, chosen: Int64Array, count: int, mean: float, digits: Int64Array) -> float:
+    special, finite = 0.0, True
+    for k in range(count):
+        distance = values[chosen[k]] - mean
+        square = distance * distance
+        if math.isfinite(square):
+            _add(digits, square)
+        else:
+            special += square
+            finite = False
+    rounded = _round(digits)
+    return math.sqrt((rounded if finite else special) / (count - 1))
+
+
+@_kernel
+def _add(digits: Int64Array, value: float) -> None:
+    """Add a finite double exactly: its 53 bits touch three digits; 2^29 additions fit before a carry is due."""
+    bits = np.float64(value).view(np.int64)
+    exponent, significand = (bits >> 52) & 0x7FF, bits & 0xFFFFFFFFFFFFF
+    if exponent == 0:
+        exponent = 1
+    else:
+        significand |= 1 << 52
+    shift = exponent - 1075 + _FRACTION_BITS
+    digit, offset = shift >> 5, shift & 31
+    low = (significand & _DIGIT_MASK) << offset
+    high = (significand >> DIGIT_BITS) << offset
+    if bits < 0:
+        digits[digit] -= low & _DIGIT_MASK
+        digits[digit + 1] -= (low >> DIGIT_BITS) + (high & _DIGIT_MASK)
+        digits[digit + 2] -= high >> DIGIT_BITS
+    else:
+        digits[digit] += low & _DIGIT_MASK
+        digits[digit + 1] += (low >> DIGIT_BITS) + (high & _DIGIT_MASK)
+        digits[digit + 2] += high >> DIGIT_BITS
+
+
+@_kernel
+def _round(digits: Int64Array) -> float:
+    """Return the sum rounded once, half to even, and set the digits back to zero."""
+    _carry(digits)
+    negative = digits[DIGITS - 1] < 0
+    if negative:
+        for k in range(DIGITS):
+            digits[k] = -digits[k]
+        _carry(digits)
+    top = DIGITS - 1
+    while top >= 0 and digits[top] == 0:
+        top -= 1
+    magnitude = _round_magnitude(digits, top) if top >= 0 else 0.0
+    digits[:] = 0
+    return -magnitude if negative else magnitude
+
+
+@_kernel
+def _carry(digits: Int64Array) -> None:
+    """Bring every digit but the last into [0, 2^32); the last keeps the sign."""
+    carry = np.int64(0)
+    for k in range(DIGITS - 1):
+        carry += digits[k]
+        digits[k] = carry & _DIGIT_MASK
+        carry >>= DIGIT_BITS
+    digits[DIGITS - 1] += carry
+
+
+@_kernel
+def _round_magnitude(digits: Int64Array, top: int) -> float:
+    """Round a positive number whose greatest digit is `top`: 64 bits from its first one, the rest as a sticky bit."""
+    lead, second, third = digits[top], np.int64(0), np.int64(0)
+    if top >= 1:
+        second = digits[top - 1]
+    if top >= 2:  # noqa: PLR2004: the third digit
+        third = digits[top - 2]
+    zeros = DIGIT_BITS
+    while lead >> (DIGIT_BITS - zeros) != 0:
+        zeros -= 1
+    wide = (np.uint64(lead) << np.uint64(DIGIT_BITS)) | np.uint64(second)
+    if zeros:
+        wide = (wide << np.uint64(zeros)) | np.uint64(third >> (DIGIT_BITS - zeros))
+    sticky = (third & ((1 << (DIGIT_BITS - zeros)) - 1)) != 0
+    for k in range(top - 2):
+        sticky = sticky or digits[k] != 0
+    kept, rest = np.int64(wide >> np.uint64(11)), np.int64(wide & np.uint64(0x7FF))
+    if rest > 0x400 or (rest == 0x400 and (sticky or kept & 1)):
+        kept += 1
+    return math.ldexp(float(kept), DIGIT_BITS * (top - 1) - zeros - _FRACTION_BITS + 11)

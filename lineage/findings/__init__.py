@@ -1,0 +1,115 @@
+"""Findings work like a linter: a stable code, a verdict of three, the evidence, and how to fix it.
+
+A finding is a function ``(State, Parameters) -> Iterator[Finding]`` in a file of its own name; `FINDINGS` is the order they run in.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from lineage.errors import InvalidQuestionError, NotFoundError
+from lineage.findings.declared_never_read import RULES as NEVER_READ_RULES
+from lineage.findings.declared_never_read import declared_never_read
+from lineage.findings.finding import SEVERITIES, Finding, Parameters, Rule, Verdict
+from lineage.findings.undeclared_consumers import RULES as UNDECLARED_RULES
+from lineage.findings.undeclared_consumers import undeclared_consumers
+from lineage.state import State
+from lineage.usage import Coverage
+
+FINDINGS: tuple[Callable[[State, Parameters], Iterator[Finding]], ...] = (undeclared_consumers, declared_never_read)
+RULES: tuple[Rule, ...] = (*UNDECLARED_RULES, *NEVER_READ_RULES)
+
+__all__ = [
+    "FINDINGS",
+    "RULES",
+    "SEVERITIES",
+    "Finding",
+    "Findings",
+    "Parameters",
+    "Rule",
+    "Verdict",
+    "check",
+    "explain",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """The answers of all findings.
+
+    Attributes:
+        all: Every finding, the most severe first among the flagged, then the undetermined, then the cleared.
+        coverage: Whether all reads of the window were counted.
+    """
+
+    all: tuple[Finding, ...]
+    coverage: Coverage
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """Verdict -> how many."""
+        counted = Counter(str(finding.verdict) for finding in self.all)
+        return {str(verdict): counted[str(verdict)] for verdict in Verdict}
+
+    def flagged(self, *, at_least: str = "info") -> tuple[Finding, ...]:
+        """Return what is flagged with at least a severity."""
+        floor = SEVERITIES.index(at_least)
+        return tuple(f for f in self.all if f.verdict is Verdict.FLAGGED and SEVERITIES.index(f.rule.severity) >= floor)
+
+
+def check(state: State, parameters: Parameters | None = None, *, select: Iterable[str] = ()) -> Findings:
+    """Run all findings.
+
+    Args:
+        state: The registry and the usage.
+        parameters: What the project sets; None is the defaults.
+        select: Codes, beginnings of codes (``LN1``) or names to keep; empty keeps all.
+
+    Raises:
+        InvalidQuestionError: `select` names no finding.
+    """
+    wanted = _selected(tuple(select))
+    found = (finding for run in FINDINGS for finding in run(state, parameters or Parameters()))
+    return Findings(tuple(sorted((f for f in found if f.rule in wanted), key=_rank)), state.usage.coverage())
+
+
+def explain(state: State, finding_id: str, parameters: Parameters | None = None) -> Finding:
+    """Return one finding, derived again from the registry and the usage.
+
+    Args:
+        state: The registry and the usage.
+        finding_id: Its identity, e.g. ``LN105-0123456789``; a beginning is enough where it is unique.
+        parameters: What the project sets; None is the defaults.
+
+    Raises:
+        NotFoundError: No finding has this identity, now.
+        InvalidQuestionError: Several begin so.
+    """
+    every = {finding.id: finding for finding in check(state, parameters).all}
+    matching = [found for found in every if found.startswith(finding_id)] if finding_id else []
+    if finding_id in every:
+        return every[finding_id]
+    if len(matching) > 1:
+        raise InvalidQuestionError(f"'{finding_id}' begins several findings: {', '.join(matching[:8])}.")
+    if not matching:
+        raise NotFoundError.of("finding", finding_id, every)
+    return every[matching[0]]
+
+
+def _selected(select: tuple[str, ...]) -> tuple[Rule, ...]:
+    for text in select:
+        if not any(_is_selected(rule, text) for rule in RULES):
+            known = ", ".join(rule.code for rule in RULES)
+            raise InvalidQuestionError(f"No finding '{text}'.", repair=f"There is: {known}.")
+    return tuple(rule for rule in RULES if not select or any(_is_selected(rule, text) for text in select))
+
+
+def _is_selected(rule: Rule, text: str) -> bool:
+    return bool(text) and (rule.code.startswith(text.upper()) or rule.name == text)
+
+
+def _rank(finding: Finding) -> tuple[int, int, str, str]:
+    order = (Verdict.FLAGGED, Verdict.UNDETERMINED, Verdict.CLEARED)
+    return order.index(finding.verdict), -SEVERITIES.index(finding.rule.severity), finding.rule.code, finding.subject

@@ -1,0 +1,97 @@
+"""How objects are written: ``weather``, ``weather@v1``, ``weather@v1:temp``, ``delay_model``, ``delay_model@3``, ``source:weather``.
+
+A name without a version means every version. Where several kinds of object have the name that was written, the first kind in
+`PRECEDENCE` is meant, and the answer says what else there is; ``kind:name`` always says which one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from lineage.errors import NotFoundError
+from lineage.graph import Graph, Node
+from lineage.registry import feature_in, without_alias
+
+PRECEDENCE = ("feature", "view", "consumer", "service", "dataset", "source", "column", "request", "principal")
+_PREFIXES = {**{kind: kind for kind in PRECEDENCE}, "model": "consumer"}
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a question is about.
+
+    Attributes:
+        text: As it was written.
+        kind: The kind it was taken as.
+        nodes: The nodes it means: one, or every version of a name.
+        others: Other objects of that name, as they must be written.
+    """
+
+    text: str
+    kind: str
+    nodes: tuple[Node, ...]
+    others: tuple[str, ...] = ()
+
+
+def resolve(text: str, graph: Graph, *, kinds: Iterable[str] = PRECEDENCE) -> Target:
+    """Find what was written.
+
+    Args:
+        text: An object as people write it.
+        graph: Where to look.
+        kinds: Kinds that may be meant.
+
+    Raises:
+        NotFoundError: There is no such object; it says the nearest name.
+
+    >>> graph = Graph([Node("view", "weather@v1"), Node("source", "weather")], [])
+    >>> target = resolve("weather", graph)
+    >>> target.kind, target.others
+    ('view', ('source:weather',))
+    """
+    allowed = tuple(kinds)
+    prefix, _, rest = text.partition(":")
+    if rest and _PREFIXES.get(prefix) in allowed and (found := _named(rest, graph, (_PREFIXES[prefix],))):
+        return _target(text, found)
+    found = _named(without_alias(text), graph, allowed)
+    if not found:
+        raise NotFoundError.of("object", text, _spellings_of(graph, allowed))
+    return _target(text, found)
+
+
+def _target(text: str, found: dict[str, list[Node]]) -> Target:
+    kind = next(kind for kind in PRECEDENCE if kind in found)
+    others = (f"{other}:{without_alias(text)}" for other in PRECEDENCE if other in found and other != kind)
+    return Target(text, kind, tuple(found[kind]), tuple(others))
+
+
+def _named(name: str, graph: Graph, kinds: tuple[str, ...]) -> dict[str, list[Node]]:
+    found: dict[str, list[Node]] = {}
+    for node in graph.nodes:
+        if node.kind in kinds and name in spellings(node):
+            found.setdefault(node.kind, []).append(node)
+    return found
+
+
+def spellings(node: Node) -> tuple[str, ...]:
+    """Return every way to write a node without its kind.
+
+    >>> spellings(Node("feature", "weather@v1:temp"))
+    ('weather@v1:temp', 'weather:temp')
+    """
+    match node.kind:
+        case "feature":
+            return node.name, feature_in(node.name)
+        case "view":
+            return node.name, node.name.partition("@")[0]
+        case "consumer" if "@" in node.name:
+            model = node.name.partition("@")[0]
+            return node.name, model, f"{model}@*"
+        case _:
+            return (node.name,)
+
+
+def _spellings_of(graph: Graph, kinds: tuple[str, ...]) -> set[str]:
+    plain = {spelling for node in graph.nodes if node.kind in kinds for spelling in spellings(node)}
+    return plain | {str(node) for node in graph.nodes if node.kind in kinds}

@@ -1,0 +1,152 @@
+"""The facade: ask a project about its lineage."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from lineage.consumers import Consumers, consumers
+from lineage.errors import MissingRegistryError
+from lineage.findings import Finding, Findings, Parameters, check, explain
+from lineage.graph import Closure, Edge, Graph
+from lineage.impact import Impact, impact
+from lineage.manifests import Declaration, ManifestDiff, declare, diff
+from lineage.objects import resolve
+from lineage.state import State, read_state
+from lineage.usage import Coverage, Reads
+
+CONFIG = "featurestore.toml"
+REGISTRY = Path("store") / "registry.db"
+ENVIRONMENT = "FEATURESTORE_PROJECT"
+
+
+def find_project(start: str | Path | None = None) -> Path:
+    """Return the project folder.
+
+    Args:
+        start: The folder itself; None asks FEATURESTORE_PROJECT, then looks for featurestore.toml here and in the folders above.
+
+    Raises:
+        MissingRegistryError: There is no project.
+    """
+    if named := start or os.environ.get(ENVIRONMENT):
+        if not Path(named).is_dir():
+            raise MissingRegistryError(f"There is no folder '{named}'.", path=Path(named))
+        return Path(named)
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / CONFIG).is_file():
+            return folder
+    raise MissingRegistryError(
+        f"No {CONFIG} in '{here}' or above.", path=here, repair=f"Give --project FOLDER, or set {ENVIRONMENT}."
+    )
+
+
+def _system_clock() -> int:
+    return time.time_ns() // 1000
+
+
+class Lineage:
+    """Lineage of one project; every question reads the newest state.
+
+    Args:
+        project: The project folder; None finds it as `find_project` does.
+        as_of: A revision, an ISO time or a duration ago such as ``7d``: answers as it was then. None is now.
+        clock: Says now, in microseconds since 1970 UTC.
+
+    Raises:
+        MissingRegistryError: There is no project.
+    """
+
+    def __init__(
+        self, project: str | Path | None = None, *, as_of: str | None = None, clock: Callable[[], int] = _system_clock
+    ) -> None:
+        self.project = find_project(project)
+        self._as_of = as_of
+        self._clock = clock
+
+    def state(self, *, since: str | None = None) -> State:
+        """Return what the registry and the usage say now.
+
+        Args:
+            since: Only usage since this ISO time or duration ago (``30d``); None is all.
+
+        Raises:
+            MissingRegistryError: Nothing was applied yet.
+            CorruptRegistryError: The registry is not as published.
+        """
+        return read_state(self.project / REGISTRY, now=self._clock(), as_of=self._as_of, since=since)
+
+    def consumers(self, ref: str = "", *, since: str | None = None) -> Consumers:
+        """Return who declares and who reads an object; empty is every feature."""
+        return consumers(self.state(since=since), ref)
+
+    def impact(
+        self, ref: str, *, change: str = "remove", environment: str | None = None, since: str | None = None
+    ) -> Impact:
+        """Return what a change of an object would break: ``remove``, ``schema``, ``meaning`` or ``freshness``."""
+        return impact(self.state(since=since), ref, change=change, environment=environment)
+
+    def upstream(self, ref: str, *, depth: int | None = None) -> Closure:
+        """Return what an object is made from, nearest first; `depth` None is no limit."""
+        graph = self.graph()
+        return graph.upstream(resolve(ref, graph).nodes, depth=depth)
+
+    def downstream(self, ref: str, *, depth: int | None = None) -> Closure:
+        """Return what breaks when an object changes, nearest first; `depth` None is no limit."""
+        graph = self.graph()
+        return graph.downstream(resolve(ref, graph).nodes, depth=depth)
+
+    def path(self, start: str, end: str) -> tuple[Edge, ...] | None:
+        """Return one shortest way downstream between two objects; None when there is none."""
+        graph = self.graph()
+        return graph.path(resolve(start, graph).nodes, resolve(end, graph).nodes)
+
+    def usage(self, ref: str, *, since: str | None = None) -> tuple[tuple[Reads, ...], Coverage]:
+        """Return the recorded reads of an object or by a reader, and whether all reads were counted."""
+        state = self.state(since=since)
+        return reads_of(state, ref), state.usage.coverage()
+
+    def check(
+        self, parameters: Parameters | None = None, *, since: str | None = None, select: Iterable[str] = ()
+    ) -> Findings:
+        """Run all findings, or those whose code or name is selected."""
+        return check(self.state(since=since), parameters, select=select)
+
+    def explain(self, finding_id: str, parameters: Parameters | None = None) -> Finding:
+        """Return one finding with its evidence, derived again."""
+        return explain(self.state(), finding_id, parameters)
+
+    def declare(self, ref: str, *, since: str | None = None) -> Declaration:
+        """Write the manifest of a consumer or principal from its observed reads, for review."""
+        return declare(self.state(since=since), ref)
+
+    def diff(self, before: str, after: str) -> ManifestDiff:
+        """Compare two manifests, most often two versions of a model."""
+        return diff(self.state(), before, after)
+
+    def graph(self) -> Graph:
+        """Return the lineage graph, observed reads included."""
+        return self.state().graph
+
+
+def reads_of(state: State, ref: str) -> tuple[Reads, ...]:
+    """Return the recorded reads of an object, or by a consumer or principal.
+
+    Args:
+        state: The registry and the usage.
+        ref: An object as people write it.
+
+    Raises:
+        NotFoundError: There is no such object.
+    """
+    from lineage.consumers import features_of
+
+    target = resolve(ref, state.graph)
+    if target.kind == "consumer":
+        return tuple(read for reader, read in state.reads if reader.node in target.nodes)
+    if target.kind == "principal":
+        return state.usage.reads(principals={node.name for node in target.nodes})
+    return state.usage.reads(features=features_of(state, target.nodes))

@@ -1,0 +1,104 @@
+"""What the registry and the usage say at one moment: every question is a pure function of this."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from lineage.graph import Graph, build_graph
+from lineage.instants import instant
+from lineage.readers import Reader, candidates_of, identify
+from lineage.registry import (
+    Binding,
+    Snapshot,
+    connect,
+    parse_snapshot,
+    read_bindings,
+    read_commit,
+    read_declared_since,
+)
+from lineage.usage import Reads, Usage, read_usage
+
+
+@dataclass(frozen=True)
+class State:
+    """The registry, the bindings and the usage of one moment.
+
+    Attributes:
+        path: The registry file it was read from.
+        now: The moment, in microseconds since 1970 UTC.
+    """
+
+    path: Path
+    snapshot: Snapshot
+    bindings: tuple[Binding, ...]
+    usage: Usage
+    now: int
+
+    @cached_property
+    def candidates(self) -> Mapping[str, tuple[str, ...]]:
+        """Principal -> the consumers it may run."""
+        return candidates_of(self.bindings, self.snapshot)
+
+    @cached_property
+    def reads(self) -> tuple[tuple[Reader, Reads], ...]:
+        """Every recorded read with who it belongs to."""
+        return tuple((identify(read, self.candidates), read) for read in self.usage.rows)
+
+    @cached_property
+    def reads_of(self) -> Mapping[str, tuple[tuple[Reader, Reads], ...]]:
+        """Feature version -> its recorded reads."""
+        found: dict[str, list[tuple[Reader, Reads]]] = {}
+        for reader, read in self.reads:
+            found.setdefault(read.feature, []).append((reader, read))
+        return {feature: tuple(reads) for feature, reads in found.items()}
+
+    @cached_property
+    def graph(self) -> Graph:
+        """The lineage graph, observed reads included."""
+        observed = ((read.feature, reader.node) for reader, read in self.reads if read.served)
+        return build_graph(self.snapshot, observed, (*self.candidates, *(read.principal for read in self.usage.rows)))
+
+    @cached_property
+    def declared_since(self) -> Mapping[tuple[str, str], int]:
+        """``(consumer, feature)`` -> since when it is declared, in microseconds since 1970 UTC."""
+        with connect(self.path) as connection:
+            return read_declared_since(connection, revision=self.snapshot.revision)
+
+    def owner_of(self, consumer: str) -> str:
+        """Return the owner of a consumer; empty when it has no manifest or names none."""
+        manifest = self.snapshot.consumers.get(consumer)
+        return manifest.owner if manifest else ""
+
+
+def read_state(path: Path, *, now: int, as_of: str | None = None, since: str | None = None) -> State:
+    """Read the state of a registry.
+
+    Args:
+        path: The registry file.
+        now: Microseconds since 1970 UTC.
+        as_of: A revision, an ISO time or a duration ago: the state as it was then; None is now.
+        since: Only usage since this ISO time or duration ago; None is all.
+
+    Raises:
+        MissingRegistryError: No such file, or nothing had been applied by then.
+        CorruptRegistryError: The file is not a registry as published.
+        InvalidQuestionError: `as_of` or `since` is no time.
+    """
+    with connect(path) as connection:
+        commit = read_commit(connection, path, as_of, now=now)
+        moment = _moment(as_of, commit.replaced_at, now)
+        start = instant(since, now=moment) if since else None
+        usage = read_usage(connection, since=start, until=moment)
+        return State(path, parse_snapshot(commit, path), read_bindings(connection, until=moment), usage, moment)
+
+
+def _moment(as_of: str | None, replaced_at: int | None, now: int) -> int:
+    """A revision was true until the next one came; a time is itself."""
+    if as_of is None:
+        return now
+    if as_of.isdecimal():
+        return now if replaced_at is None else replaced_at
+    return instant(as_of, now=now)
