@@ -30,7 +30,9 @@ from featurestore.errors import (
 )
 
 if TYPE_CHECKING:
+    from featurestore.config import Settings
     from featurestore.registry.plan import ChangePlan
+    from featurestore.serving.settings import ServeSettings
     from featurestore.store import FeatureStore
 
 SCHEMA_VERSION = 1
@@ -214,7 +216,9 @@ def write(
 
     with _store(project) as store:
         report = store.write(view, read_table(file))
-        _print_json({"view": view, "accepted": report.accepted, "repeated": report.repeated, "parked": report.parked})
+        _print_json(
+            {"view": view, "accepted": report.accepted, "repeated": report.repeated_rows, "parked": report.parked}
+        )
 
 
 @app.command()
@@ -225,8 +229,8 @@ def materialize(
 ) -> None:
     """Bring the latest rows to the online store."""
     with _store(project) as store:
-        rows = [(report.view, report.rows, report.entities) for report in store.materialize(view)]
-        _print_rows(("VIEW", "ROWS", "ENTITIES"), rows, output, command="materialize")
+        rows = [(report.view, report.rows, report.changed) for report in store.materialize(view)]
+        _print_rows(("VIEW", "ROWS", "NEW ONLINE"), rows, output, command="materialize")
 
 
 @app.command()
@@ -255,7 +259,7 @@ def training_set(
     spine: Annotated[Path, typer.Argument(help="Keys and times: Parquet, CSV or JSON lines.")],
     features: Annotated[list[str], typer.Argument(help="A feature service, or references.")],
     timestamp: Annotated[str, typer.Option(help="The spine's time column.")] = "event_timestamp",
-    knowledge: Annotated[str, typer.Option(help="as_known, latest or as_served.")] = "as_known",
+    knowledge: Annotated[str, typer.Option(help="as_known or latest.")] = "as_known",
     out: Annotated[Path | None, typer.Option(help="Write the training set to this Parquet file.")] = None,
     save: Annotated[str | None, typer.Option(help="Save and register it under this name.")] = None,
     consumer: Annotated[str | None, typer.Option(help="What you run, e.g. delay_model@1.")] = None,
@@ -269,7 +273,7 @@ def training_set(
             read_table(spine),
             _wanted(store, features),
             timestamp=timestamp,
-            knowledge=knowledge,  # type: ignore[arg-type]  # checked there, with the nearest name
+            knowledge=_one_of("knowledge", knowledge, ("as_known", "latest")),
         )
         _say(str(result.report))
         if out:
@@ -325,12 +329,11 @@ def serve(
 ) -> None:
     """Serve features over gRPC and HTTP until SIGTERM."""
     from featurestore.config import find_project, load_settings
-    from featurestore.serving.settings import serve_settings
     from featurestore.serving.supervise import serve as run
 
-    settings = load_settings(project or find_project())
     given = {"host": host, "grpc_port": grpc_port, "http_port": http_port, "workers": workers, "auth": auth}
-    run(serve_settings(settings, clock=clock, **{name: value for name, value in given.items() if value is not None}))
+    chosen = {name: value for name, value in given.items() if value is not None}
+    run(_serve_settings(load_settings(project or find_project()), clock=clock, **chosen))
 
 
 @token_app.command("create")
@@ -437,6 +440,34 @@ def _store(project: Path | None, consumer: str | None = None) -> FeatureStore:
     return FeatureStore(project or find_project(), consumer=consumer)
 
 
+def _serve_settings(settings: Settings, *, clock: str, **given: Any) -> ServeSettings:
+    """Return what a server is told: the project's settings, and what the command line says instead."""
+    import msgspec
+
+    from featurestore.serving.settings import ServeSettings
+
+    told = msgspec.structs.asdict(settings.serving) | given
+    told["http_port"] = None if told["http_port"] == -1 else told["http_port"]
+    for name in ("tls_certificate", "tls_key"):
+        told[name] = settings.root / told[name] if told[name] else None
+    return ServeSettings(
+        project=settings.root,
+        store_dir=settings.store,
+        registry_url=settings.registry_url,
+        name=settings.project.name,
+        environment=settings.project.environment,
+        buckets=settings.offline.buckets,
+        clock=_one_of("clock", clock, ("system", "replay")),
+        **told,
+    )
+
+
+def _one_of(what: str, given: str, allowed: Sequence[str]) -> Any:
+    if given not in allowed:
+        raise InvalidArgumentError(f"{what} is {' or '.join(allowed)}, not '{given}'.", place=f"--{what}")
+    return given
+
+
 def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
@@ -478,7 +509,7 @@ def _print_plan(plan: ChangePlan, output: Format, *, done: bool) -> None:
         _say(f"{len(plan.changes)} changes on revision {plan.base_revision}. Run `featurestore apply` to commit them.")
 
 
-def _listing(store: FeatureStore, kind: Kind) -> tuple[Sequence[str], list[Sequence[Any]]]:
+def _listing(store: FeatureStore, kind: Kind) -> tuple[Sequence[str], Sequence[Sequence[Any]]]:
     document = store.snapshot().document
     if kind is Kind.views:
         rows = [
@@ -516,7 +547,11 @@ def _object(store: FeatureStore, name: str) -> Mapping[str, Any]:
     snapshot, document = store.snapshot(), store.snapshot().document
     if ":" in name:
         return {"feature": msgspec.to_builtins(snapshot.feature(FeatureRef.parse(name)), str_keys=True)}
-    groups = {"service": document.services, "consumer": document.consumers, "dataset": document.datasets}
+    groups: dict[str, Mapping[str, Any]] = {
+        "service": document.services,
+        "consumer": document.consumers,
+        "dataset": document.datasets,
+    }
     groups |= {"entity": document.entities} if name not in document.views else {}
     for kind, group in groups.items():
         if name in group:

@@ -203,6 +203,15 @@ def error_of(code: grpc.StatusCode, text: str, trailers: Mapping[str, str], targ
     return error
 
 
+def texts(metadata: Iterable[tuple[str, str | bytes]] | None) -> dict[str, str]:
+    """Return metadata by name, without binary fields; of a repeated name, the last.
+
+    >>> texts((("fs-place", "$.keys"), ("trace-bin", b"1")))
+    {'fs-place': '$.keys'}
+    """
+    return {name: value for name, value in metadata or () if isinstance(value, str)}
+
+
 class Client(AbstractContextManager["Client"]):
     """A client of one server; safe to share between threads.
 
@@ -229,7 +238,7 @@ class Client(AbstractContextManager["Client"]):
             if credentials is None
             else grpc.secure_channel(target, credentials, options=_OPTIONS)
         )
-        self._methods = {name: self._channel.unary_unary(f"/{SERVICE}/{name}") for name in _METHODS}
+        self._methods: dict[str, Any] = {name: self._channel.unary_unary(f"/{SERVICE}/{name}") for name in _METHODS}
 
     def get_online_features(
         self,
@@ -256,12 +265,12 @@ class Client(AbstractContextManager["Client"]):
         """
         return self._run(self._dialogue.read(features, keys, request or {}, full=full_feature_names))
 
-    def write(self, view: str, columns: Mapping[str, Any], *, write_id: bytes = b"") -> Written:
+    def write(self, view: str, columns: Any, *, write_id: bytes = b"") -> Written:
         """Write rows of a view; when this returns they are durable and visible.
 
         Args:
             view: ``view`` or ``view@v2``.
-            columns: Column -> values, all of one length, under the source's names.
+            columns: Column -> values, all of one length, under the source's names; or an Arrow table.
             write_id: Makes a repeat harmless for seven days; empty for none.
 
         Raises:
@@ -312,8 +321,8 @@ class Client(AbstractContextManager["Client"]):
                 ask.body, timeout=ask.timeout, metadata=self._dialogue.metadata, wait_for_ready=ask.wait
             )
         except grpc.RpcError as error:
-            trailers = _texts(error.trailing_metadata())  # type: ignore[attr-defined]  # it is a call too
-            raise self._dialogue.error(error.code(), error.details(), trailers) from error  # type: ignore[attr-defined]
+            trailers = texts(error.trailing_metadata())
+            raise self._dialogue.error(error.code(), error.details(), trailers) from error
         _warn(call.trailing_metadata())
         body: bytes = answer
         return body
@@ -328,7 +337,7 @@ class AsyncClient(AbstractAsyncContextManager["AsyncClient"]):
         *,
         consumer: str | None = None,
         token: str | None = None,
-        timeout: float = 1.0,  # noqa: ASYNC109  # the same meaning as in Client
+        timeout: float = 1.0,
         credentials: grpc.ChannelCredentials | None = None,
     ) -> None:
         self._dialogue = _Dialogue(target, consumer=consumer, token=token, timeout=timeout)
@@ -337,7 +346,7 @@ class AsyncClient(AbstractAsyncContextManager["AsyncClient"]):
             if credentials is None
             else grpc.aio.secure_channel(target, credentials, options=_OPTIONS)
         )
-        self._methods = {name: self._channel.unary_unary(f"/{SERVICE}/{name}") for name in _METHODS}
+        self._methods: dict[str, Any] = {name: self._channel.unary_unary(f"/{SERVICE}/{name}") for name in _METHODS}
 
     async def get_online_features(
         self,
@@ -350,7 +359,7 @@ class AsyncClient(AbstractAsyncContextManager["AsyncClient"]):
         """Read the newest features of some keys; see Client."""
         return await self._run(self._dialogue.read(features, keys, request or {}, full=full_feature_names))
 
-    async def write(self, view: str, columns: Mapping[str, Any], *, write_id: bytes = b"") -> Written:
+    async def write(self, view: str, columns: Any, *, write_id: bytes = b"") -> Written:
         """Write rows of a view; see Client."""
         return await self._run(self._dialogue.write(view, columns, write_id))
 
@@ -392,7 +401,7 @@ class AsyncClient(AbstractAsyncContextManager["AsyncClient"]):
         try:
             answer: bytes = await call
         except grpc.aio.AioRpcError as error:
-            trailers = _texts(error.trailing_metadata())
+            trailers = texts(error.trailing_metadata())
             raise self._dialogue.error(error.code(), error.details(), trailers) from error
         except asyncio.CancelledError:
             call.cancel()
@@ -433,9 +442,10 @@ class _Dialogue:
         shape = yield from self._fetch_shape(wanted, deadline)
         return (yield from self._read_with(shape, keys, request, deadline))
 
-    def write(self, view: str, columns: Mapping[str, Any], write_id: bytes) -> Generator[Ask, bytes, Written]:
+    def write(self, view: str, rows: Any, write_id: bytes) -> Generator[Ask, bytes, Written]:
         """Write; a column that the known schema lacks may have been added since, so it is looked up once more."""
         deadline = self._deadline()
+        columns = _columns_of(rows)
         schema = self._write_schemas.get(view)
         if schema is None or {field.column for field in schema.columns} != set(columns):
             body = pb.WriteSchemaRequest(view=view).SerializeToString()
@@ -475,9 +485,10 @@ class _Dialogue:
         self, wanted: tuple[str | tuple[str, ...], bool], deadline: float
     ) -> Generator[Ask, bytes, ReadShape]:
         features, full = wanted
-        by_name = isinstance(features, str)
-        message = pb.SchemaRequest(
-            service=features if by_name else "", features=() if by_name else features, full_feature_names=full
+        message = (
+            pb.SchemaRequest(service=features, full_feature_names=full)
+            if isinstance(features, str)
+            else pb.SchemaRequest(features=features, full_feature_names=full)
         )
         answer = yield from self._ask("GetSchema", message.SerializeToString(), deadline)
         shape = self._shapes[wanted] = ReadShape.of(pb.Schema.FromString(answer))
@@ -550,6 +561,15 @@ def _as_list(values: Any, place: str) -> Sequence[Any]:
     return values
 
 
+def _columns_of(rows: Any) -> Mapping[str, Any]:
+    """Return rows as column -> values, from a mapping or from an Arrow table (without importing pyarrow)."""
+    if isinstance(rows, Mapping):
+        return rows
+    if hasattr(rows, "column_names") and hasattr(rows, "column"):
+        return {name: rows.column(name) for name in rows.column_names}
+    raise InvalidArgumentError(f"Expected columns of values, got {type(rows).__name__}.", place="$.columns")
+
+
 def _check_lengths(given: Mapping[str, Any]) -> None:
     lengths = {place: len(values) for place, values in given.items()}
     if len(set(lengths.values())) > 1:
@@ -563,7 +583,8 @@ def _hint(name: str, available: Iterable[str]) -> str:
     return f" Did you mean '{near}'?" if near else ""
 
 
-def _texts(metadata: Any) -> dict[str, str]:
+def texts(metadata: Any) -> dict[str, str]:
+    """Return the fields of gRPC metadata that are text; None has none."""
     return {name: value for name, value in metadata or () if isinstance(value, str)}
 
 

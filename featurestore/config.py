@@ -42,7 +42,8 @@ class OfflineSettings(_Section, frozen=True):
 class ServingSettings(_Section, frozen=True):
     """``[serving]``: where the server listens (port 0 takes a free one, -1 none) and who may call.
 
-    ``auth`` is ``none`` (local mode: callers on this machine are the OS user) or ``token`` (registry tokens).
+    ``auth`` is ``none`` (local mode: callers on this machine are the OS user) or ``token`` (registry tokens). Every
+    ``usage_seconds`` what was read is folded into the registry.
     """
 
     host: str = "127.0.0.1"
@@ -52,6 +53,7 @@ class ServingSettings(_Section, frozen=True):
     auth: Literal["none", "token"] = "none"
     tls_certificate: str | None = None
     tls_key: str | None = None
+    usage_seconds: float = 5.0
 
 
 class _File(_Section, frozen=True):

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from featurestore.decoding import OnlineRows
     from featurestore.flow.ingest import IngestReport
     from featurestore.flow.materialize import MaterializeReport
+    from featurestore.flow.replay import Feed
     from featurestore.flow.write import WriteReport
     from featurestore.flow.writers import AnyWriter
     from featurestore.offline.datasets import Dataset
@@ -87,10 +88,10 @@ class FeatureStore(AbstractContextManager["FeatureStore"]):
         Raises:
             DefinitionError: A definition is impossible, or does not fit its source; nothing was changed.
         """
-        given = not isinstance(definitions, str | Path | None)
-        found = definitions if given else load_definitions(self.settings.root / (definitions or self._definitions_file))
-        plan = plan_changes(self.snapshot(), found, check_source=self._check_source, is_filled=self._is_filled)
-        return replace(plan, notes=()) if given else plan
+        if definitions is None or isinstance(definitions, str | Path):
+            file = self.settings.root / (definitions or self.settings.project.definitions)
+            return self._plan(load_definitions(file))
+        return replace(self._plan(definitions), notes=())
 
     def apply(
         self, plan: ChangePlan | str | Path | Sequence[Definition] | None = None, *, message: str = ""
@@ -208,6 +209,45 @@ class FeatureStore(AbstractContextManager["FeatureStore"]):
             self.apply(switch_layout(self.snapshot(), ref))
         return reports
 
+    def feeds(self, views: Sequence[str], *, since: int, until: int) -> list[Feed]:
+        """Return the source rows of views that became known in ``(since, until]``, in that order, for a replay.
+
+        Args:
+            views: Views, or versions of them, that have a source.
+            since: Microseconds UTC, not included.
+            until: Microseconds UTC, included.
+        """
+        from featurestore.flow.replay import Feed
+
+        feeds = []
+        for view in views:
+            ref, record = self._stored(view)
+            if record.source is None or record.source.kind == "push":
+                raise InvalidArgumentError(f"{ref} has no source to replay.", place=view)
+            schema = self._schema(record)
+            feeds.append(Feed.of(ref, self._sources.read(record.source, schema), schema, since=since, until=until))
+        return feeds
+
+    def replay(self, views: Sequence[str], *, since: int, moments: Sequence[int]) -> Iterator[tuple[int, int]]:
+        """Play history into the store: rows enter when they became known, and the replay clock stops at each moment.
+
+        Args:
+            views: Views, or versions of them, that have a source.
+            since: Rows known up to here are in already; microseconds UTC.
+            moments: Rising instants, microseconds UTC.
+
+        Yields:
+            (moment, rows written since the one before).
+
+        Raises:
+            FailedPreconditionError: The store runs on the system clock.
+        """
+        from featurestore.flow.replay import replay
+
+        feeds = self.feeds(views, since=since, until=moments[-1])
+        with self.writer() as writer:
+            yield from replay(writer, feeds, moments)
+
     # --- features out --------------------------------------------------------------------------------------------
 
     def get_historical_features(
@@ -278,13 +318,15 @@ class FeatureStore(AbstractContextManager["FeatureStore"]):
             InvalidArgumentError: A key is missing, null, or of another type; says where.
             FailedPreconditionError: A view was never filled; says the command.
         """
+        from featurestore.flow.writers import is_replay
         from featurestore.online.local import read_in_process
 
         snapshot = self.snapshot()
         plan = plan_read(snapshot, features, full_feature_names=full_feature_names)
         count = len(next(iter(keys.values()), ()))
         identity = self._authorize(snapshot, plan, "online", rows=count)
-        rows = read_in_process(self._online_folder, plan, {**keys, **(request or {})}, clock=self._clock)
+        clock = None if is_replay(self.settings.store) else self._clock
+        rows = read_in_process(self._online_folder, plan, keys, request or {}, clock=clock)
         self._record(plan, identity, "online", "ok", count)
         return rows
 
@@ -354,9 +396,8 @@ class FeatureStore(AbstractContextManager["FeatureStore"]):
     ) -> None:
         self.close()
 
-    @property
-    def _definitions_file(self) -> str:
-        return self.settings.project.definitions
+    def _plan(self, definitions: Sequence[Definition]) -> ChangePlan:
+        return plan_changes(self.snapshot(), definitions, check_source=self._check_source, is_filled=self._is_filled)
 
     @property
     def _online_folder(self) -> Path:

@@ -134,7 +134,7 @@ class _Wants(NamedTuple):
 class _Folded(NamedTuple):
     """What was computed for one column and window, one element a read; what was not asked for stays as it was made."""
 
-    count: Int64Array
+    counted: Int64Array
     total: Any
     overflow: BoolArray
     mean: Float64Array
@@ -170,8 +170,9 @@ def fold_windows(
     Raises:
         InvalidArgumentError: A sum of integers does not fit int64.
     """
-    index = _Index(events.starts, events.event, events.created, events.seq, events.known_from, events.identity)
-    reads = _Reads(entity, at, _each(known_at, len(at)), _each(position, len(at)))
+    arrays = (events.starts, events.event, events.created, events.seq, events.known_from, events.identity)
+    index = _Index(*map(_frozen, arrays))
+    reads = _Reads(_frozen(entity), _frozen(at), _each(known_at, len(at)), _each(position, len(at)))
     folded = {
         (column, window): _fold_column(index, reads, window, events.columns[column], wants)
         for (column, window), wants in _wanted(aggregations).items()
@@ -181,8 +182,15 @@ def fold_windows(
 
 def _each(limit: Int64Array | int | None, reads: int) -> Int64Array:
     if isinstance(limit, np.ndarray):
-        return limit
-    return np.full(reads, INT64_MAX if limit is None else limit, np.int64)
+        return _frozen(limit)
+    return _frozen(np.full(reads, INT64_MAX if limit is None else limit, np.int64))
+
+
+def _frozen(array: Any) -> Any:
+    """Return a contiguous view that cannot be written: one form of array, so that each kernel is compiled once."""
+    view = np.ascontiguousarray(array).view()
+    view.flags.writeable = False
+    return view
 
 
 def _wanted(aggregations: Sequence[AggregationRecord]) -> dict[tuple[str, int], _Wants]:
@@ -202,11 +210,10 @@ def _wanted(aggregations: Sequence[AggregationRecord]) -> dict[tuple[str, int], 
 
 def _fold_column(index: _Index, reads: _Reads, window: int, column: WindowColumn, wants: _Wants) -> _Folded:
     """Run the kernel of the column's type over all reads."""
-    integers = column.values.dtype == np.int64
-    values = column.values if integers else column.values + 0.0  # -0.0 + 0.0 is 0.0
+    values: Any = column.values if column.values.dtype == np.int64 else column.values + 0.0  # -0.0 + 0.0 is 0.0
     count = len(reads.at)
     folded = _Folded(
-        count=np.zeros(count, np.int64),
+        counted=np.zeros(count, np.int64),
         total=np.zeros(count, values.dtype),
         overflow=np.zeros(count, np.bool_),
         mean=np.zeros(count),
@@ -216,40 +223,34 @@ def _fold_column(index: _Index, reads: _Reads, window: int, column: WindowColumn
         first=np.full(count, -1, np.int64),
         last=np.full(count, -1, np.int64),
     )
-    fold = _fold_integers if integers else _fold_doubles
-    fold(index, reads, window, values, column.valid, wants, folded)
+    fold: Callable[..., None] = _fold_integers if values.dtype == np.int64 else _fold_doubles
+    fold(index, reads, window, _frozen(values), _frozen(column.valid), wants, folded)
     return folded
 
 
 def _result(aggregation: AggregationRecord, folded: _Folded, column: WindowColumn) -> WindowColumn:
     """Pick one aggregate out of what was computed for its column and window."""
-    some = folded.count > 0
-    match aggregation.function:
-        case "count":
-            return WindowColumn(folded.count, np.ones(len(some), np.bool_))
-        case "sum":
-            _check_overflow(aggregation, folded)
-            return WindowColumn(folded.total, some)
-        case "mean":
-            return WindowColumn(folded.mean, some)
-        case "stddev":
-            return WindowColumn(folded.spread, folded.count > 1)
-        case "min":
-            return WindowColumn(folded.smallest, some)
-        case "max":
-            return WindowColumn(folded.greatest, some)
-        case "first":
-            return _taken(column, folded.first)
-        case "last":
-            return _taken(column, folded.last)
-    raise InvalidArgumentError(f"No aggregate function '{aggregation.function}'.")
+    if aggregation.function in ("first", "last"):
+        return _taken(column, folded.first if aggregation.function == "first" else folded.last)
+    if aggregation.function == "count":
+        return WindowColumn(folded.counted, np.ones(len(folded.counted), np.bool_))
+    if aggregation.function == "sum":
+        _check_overflow(aggregation, folded)
+    values: dict[str, Any] = {
+        "sum": folded.total,
+        "mean": folded.mean,
+        "min": folded.smallest,
+        "max": folded.greatest,
+        "stddev": folded.spread,
+    }
+    return WindowColumn(values[aggregation.function], folded.counted > (aggregation.function == "stddev"))
 
 
 def _check_overflow(aggregation: AggregationRecord, folded: _Folded) -> None:
     beyond = np.flatnonzero(folded.overflow)
     if beyond.size:
         raise InvalidArgumentError(
-            f"The sum of column '{aggregation.column}' does not fit int64 in {beyond.size} of {len(folded.count)} windows.",
+            f"The sum of column '{aggregation.column}' does not fit int64 in {beyond.size} of {len(folded.counted)} windows.",
             place=f"$.rows[{beyond[0]}]",
             repair="Declare the column float64, or aggregate a shorter window.",
         )
@@ -258,8 +259,9 @@ def _check_overflow(aggregation: AggregationRecord, folded: _Folded) -> None:
 def _taken(column: WindowColumn, rows: Int64Array) -> WindowColumn:
     """Take the values at these rows; -1 and a null are null."""
     if not len(column.values):
-        return WindowColumn(np.zeros(len(rows), column.values.dtype), np.zeros(len(rows), np.bool_))
-    values = column.values[rows]
+        nothing: Any = np.zeros(len(rows), column.values.dtype)
+        return WindowColumn(nothing, np.zeros(len(rows), np.bool_))
+    values: Any = column.values[rows]
     return WindowColumn(values if values.dtype == np.int64 else values + 0.0, (rows >= 0) & column.valid[rows])
 
 
@@ -276,7 +278,7 @@ def _fold_doubles(
         if wants.ends:
             _ends(index, chosen, visible, out, read)
         count = _drop_nulls(valid, chosen, visible)
-        out.count[read] = count
+        out.counted[read] = count
         if count == 0:
             continue
         if wants.extremes:
@@ -298,7 +300,7 @@ def _fold_integers(
         if wants.ends:
             _ends(index, chosen, visible, out, read)
         count = _drop_nulls(valid, chosen, visible)
-        out.count[read] = count
+        out.counted[read] = count
         if count == 0:
             continue
         if wants.extremes:
@@ -399,9 +401,9 @@ def _extremes(values: Any, chosen: Int64Array, count: int, out: _Folded, read: i
     smallest = greatest = values[chosen[0]]
     for k in range(1, count):
         value = values[chosen[k]]
-        if value < smallest or value != value:  # noqa: PLR0124: only NaN differs from itself, and it stays
+        if value < smallest or np.isnan(value):
             smallest = value
-        if value > greatest or value != value:  # noqa: PLR0124
+        if value > greatest or np.isnan(value):
             greatest = value
     out.smallest[read], out.greatest[read] = smallest, greatest
 
@@ -421,7 +423,7 @@ def _sum_doubles(values: Float64Array, chosen: Int64Array, count: int, digits: I
 
 
 @_kernel
-def _sum_integers(values: Int64Array, chosen: Int64Array, count: int) -> tuple[int, int]:
+def _sum_integers(values: Int64Array, chosen: Int64Array, count: int) -> tuple[np.int64, np.int64]:
     """Return the exact sum as (high, low): high * 2^32 + low."""
     high, low = np.int64(0), np.int64(0)
     for k in range(count):
@@ -451,11 +453,9 @@ def _add(digits: Int64Array, value: float) -> None:
     """Add a finite double exactly: its 53 bits touch three digits; 2^29 additions fit before a carry is due."""
     bits = np.float64(value).view(np.int64)
     exponent, significand = (bits >> 52) & 0x7FF, bits & 0xFFFFFFFFFFFFF
-    if exponent == 0:
-        exponent = 1
-    else:
-        significand |= 1 << 52
-    shift = exponent - 1075 + _FRACTION_BITS
+    if exponent != 0:
+        exponent, significand = exponent - 1, significand | (1 << 52)
+    shift = exponent - 1074 + _FRACTION_BITS
     digit, offset = shift >> 5, shift & 31
     low = (significand & _DIGIT_MASK) << offset
     high = (significand >> DIGIT_BITS) << offset
@@ -503,7 +503,7 @@ def _round_magnitude(digits: Int64Array, top: int) -> float:
     lead, second, third = digits[top], np.int64(0), np.int64(0)
     if top >= 1:
         second = digits[top - 1]
-    if top >= 2:  # noqa: PLR2004: the third digit
+    if top >= 2:
         third = digits[top - 2]
     zeros = DIGIT_BITS
     while lead >> (DIGIT_BITS - zeros) != 0:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from lineage.graph import Closure, Edge, Graph, Node
     from lineage.impact import Impact
     from lineage.manifests import Declaration, ManifestDiff
-    from lineage.project import Lineage, find_project
+    from lineage.project import Lineage, ObjectUsage, find_project
     from lineage.usage import Coverage, Gap, Reads
 
 _HOMES = {
@@ -48,6 +48,7 @@ _HOMES = {
     "Node": "graph",
     "NotAllowedError": "errors",
     "NotFoundError": "errors",
+    "ObjectUsage": "project",
     "Parameters": "findings",
     "Reads": "usage",
     "Relation": "consumers",
@@ -79,6 +80,7 @@ __all__ = [
     "Node",
     "NotAllowedError",
     "NotFoundError",
+    "ObjectUsage",
     "Parameters",
     "Reads",
     "Relation",

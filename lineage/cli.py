@@ -301,12 +301,9 @@ def usage(
     """
     started = time.perf_counter()
     from lineage.instants import written
-    from lineage.objects import resolve
     from lineage.printing import table
-    from lineage.project import reads_of
 
-    state = _open(project, as_of).state(since=since)
-    reads = reads_of(state, target)
+    found = _open(project, as_of).usage(target, since=since)
     headers = [
         "FEATURE",
         "PRINCIPAL",
@@ -319,13 +316,9 @@ def usage(
         "ROWS",
         "LAST READ",
     ]
-    rows = [[*_usage_cells(read), read.calls, read.entity_rows, written(read.last_read)] for read in reads]
-    answer = Answer(
-        {"object": target, "reads": reads},
-        table(headers, rows),
-        state.usage.coverage(),
-        others=resolve(target, state.graph).others,
-    )
+    rows = [[*_usage_cells(read), read.calls, read.entity_rows, written(read.last_read)] for read in found.reads]
+    text = table(headers, rows)
+    answer = Answer({"object": target, "reads": found.reads}, text, found.coverage, others=found.others)
     _print("usage", answer, output, started)
 
 

@@ -41,7 +41,7 @@ class Relation:
         standing: How declared and observed agree.
         owner: Owner of the consumer; empty when unknown.
         reads: The reads that belong to this standing.
-        declared_since: When it was declared, in microseconds since 1970 UTC; None when it is not.
+        declared_since: When it was declared, in microseconds since 1970 UTC; None when the manifest does not list it itself.
     """
 
     reader: Reader
@@ -158,19 +158,28 @@ def relations(state: State) -> Iterator[Relation]:
         for feature in sorted(consumer.features):
             yield _declared(state, consumer, reader, feature, grouped.get((reader, feature), []))
     for (reader, feature), reads in sorted(grouped.items(), key=lambda item: (item[0][1], item[0][0].node)):
-        if undeclared := tuple(read for read in reads if not covered(state, reader, read)):
-            standing = Standing.UNDECLARED if any(read.served for read in undeclared) else Standing.REFUSED
-            yield Relation(reader, feature, standing, state.owner_of(reader.node.name), undeclared)
+        yield from _only_read(state, reader, feature, reads)
+
+
+def _only_read(state: State, reader: Reader, feature: str, reads: list[Reads]) -> Iterator[Relation]:
+    """Yield what was read and is not listed: covered by an on-demand feature that is listed, or undeclared."""
+    manifest = state.snapshot.consumers.get(reader.node.name) if reader.identity == "consumer" else None
+    listed = manifest is not None and feature in manifest.features
+    implied = tuple(read for read in reads if not listed and read.served and covered(state, reader, read))
+    undeclared = tuple(read for read in reads if not covered(state, reader, read))
+    owner = manifest.owner if manifest else ""
+    if implied:
+        yield Relation(reader, feature, Standing.HEALTHY, owner, implied)
+    if undeclared:
+        standing = Standing.UNDECLARED if any(read.served for read in undeclared) else Standing.REFUSED
+        yield Relation(reader, feature, standing, owner, undeclared)
 
 
 def covered(state: State, reader: Reader, read: Reads) -> bool:
     """Say whether a read is declared by the manifest of its reader, for that environment and time."""
-    manifest = state.snapshot.consumers.get(reader.node.name) if reader.identity == "consumer" else None
-    return (
-        manifest is not None
-        and read.feature in manifest.features
-        and manifest.counts_in(read.environment, read.last_read)
-    )
+    if reader.identity != "consumer" or read.feature not in state.declared.get(reader.node.name, ()):
+        return False
+    return state.snapshot.consumers[reader.node.name].counts_in(read.environment, read.last_read)
 
 
 def _declared(state: State, consumer: Consumer, reader: Reader, feature: str, reads: list[Reads]) -> Relation:

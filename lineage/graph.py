@@ -12,6 +12,7 @@ from array import array
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from lineage.errors import NotFoundError
@@ -107,8 +108,7 @@ class _Adjacency:
             offsets[origin + 1] += 1
         for node in range(size):
             offsets[node + 1] += offsets[node]
-        ordered = sorted(triples)
-        return cls(offsets, array("q", [t for _, t, _ in ordered]), array("B", [k for _, _, k in ordered]))
+        return cls(offsets, array("q", [t for _, t, _ in triples]), array("B", [k for _, _, k in triples]))
 
     def of_node(self, node: int) -> Iterator[tuple[int, int]]:
         for place in range(self.offsets[node], self.offsets[node + 1]):
@@ -143,16 +143,14 @@ class Graph:
     __slots__ = ("_down", "_index", "_up", "nodes")
 
     def __init__(self, nodes: Iterable[Node], edges: Iterable[Edge]) -> None:
-        unique = sorted(set(edges))
-        ends = {end for edge in unique for end in (edge.upstream, edge.downstream)}
-        self.nodes: tuple[Node, ...] = tuple(sorted(ends.union(nodes)))
+        given = list(edges)
+        ends = {end for edge in given for end in (edge.upstream, edge.downstream)}
+        self.nodes: tuple[Node, ...] = tuple(sorted(ends.union(nodes), key=attrgetter("kind", "name")))
         self._index = {node: number for number, node in enumerate(self.nodes)}
         code = {kind: number for number, kind in enumerate(EDGE_KINDS)}
-        triples = [(self._index[e.upstream], self._index[e.downstream], code[e.kind]) for e in unique]
-        self._down = _Adjacency.of(len(self.nodes), triples)
-        self._up = _Adjacency.of(
-            len(self.nodes), [(downstream, upstream, kind) for upstream, downstream, kind in triples]
-        )
+        triples = {(self._index[e.upstream], self._index[e.downstream], code[e.kind]) for e in given}
+        self._down = _Adjacency.of(len(self.nodes), sorted(triples))
+        self._up = _Adjacency.of(len(self.nodes), sorted((down, up, kind) for up, down, kind in triples))
 
     def __contains__(self, node: object) -> bool:
         return node in self._index
@@ -260,20 +258,20 @@ class Graph:
         return edges[::-1]
 
 
-def build_graph(snapshot: Snapshot, reads: Iterable[tuple[str, Node]] = (), principals: Iterable[str] = ()) -> Graph:
+def build_graph(snapshot: Snapshot, reads: Iterable[tuple[str, Node]] = (), known: Iterable[Node] = ()) -> Graph:
     """Build the graph of a snapshot and of the reads that were seen.
 
     Args:
         snapshot: The registry.
         reads: Observed: the feature reference that was read, and the consumer or principal that read it.
-        principals: Further principals that should be known by name.
+        known: Further nodes that should be found by name, such as what was only tried to be read.
     """
     nodes = {
         *(Node("view", ref) for ref in snapshot.views),
         *(Node("service", name) for name in snapshot.services),
         *(Node("consumer", key) for key in snapshot.consumers),
         *(Node("dataset", name) for name in snapshot.datasets),
-        *(Node("principal", name) for name in principals if name),
+        *known,
     }
     return Graph(nodes, _all_edges(snapshot, reads))
 

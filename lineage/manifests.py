@@ -62,7 +62,7 @@ class Declaration:
     Attributes:
         key: The consumer it is for.
         text: Python for features.py.
-        reads: What was read.
+        reads: What was read, without what an on-demand feature among it is computed from.
         coverage: Whether all reads were counted.
     """
 
@@ -89,8 +89,11 @@ def declare(state: State, text: str) -> Declaration:
         if read.served and (reader.node == node or (node.kind == "principal" and read.principal == node.name)):
             observed.setdefault(read.feature, []).append(read)
     manifest = state.snapshot.consumers.get(node.name) if node.kind == "consumer" else None
-    lines = _declaration_lines(node, manifest, observed)
-    return Declaration(node.name, "\n".join(lines), tuple(sorted(observed)), state.usage.coverage())
+    # An on-demand feature reads its inputs: only what is listed already, or read for itself, is a line.
+    wanted = state.snapshot.outermost(observed) | (manifest.features if manifest else frozenset())
+    lines = {ref: reads for ref, reads in observed.items() if ref in wanted}
+    text = "\n".join(_declaration_lines(node, manifest, lines))
+    return Declaration(node.name, text, tuple(sorted(lines)), state.usage.coverage())
 
 
 def _declaration_lines(node: Node, manifest: Consumer | None, observed: Mapping[str, list[Reads]]) -> Iterator[str]:
@@ -134,7 +137,7 @@ def _consumer_name(node: Node) -> tuple[str, str]:
 
 
 def _seen(reads: list[Reads]) -> str:
-    return f"{sum(read.calls for read in reads)} calls, last {written(max(read.last_read for read in reads))}"
+    return f"calls: {sum(read.calls for read in reads)}, last {written(max(read.last_read for read in reads))}"
 
 
 def _quoted(text: str) -> str:

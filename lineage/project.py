@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
-from lineage.consumers import Consumers, consumers
+from lineage.consumers import Consumers, consumers, features_of
 from lineage.errors import MissingRegistryError
 from lineage.findings import Finding, Findings, Parameters, check, explain
 from lineage.graph import Closure, Edge, Graph
@@ -16,6 +17,8 @@ from lineage.manifests import Declaration, ManifestDiff, declare, diff
 from lineage.objects import resolve
 from lineage.state import State, read_state
 from lineage.usage import Coverage, Reads
+
+Since = str | int | None
 
 CONFIG = "featurestore.toml"
 REGISTRY = Path("store") / "registry.db"
@@ -48,6 +51,23 @@ def _system_clock() -> int:
     return time.time_ns() // 1000
 
 
+@dataclass(frozen=True, slots=True)
+class ObjectUsage:
+    """The recorded reads of an object, or by a reader.
+
+    Attributes:
+        object: As it was asked for.
+        reads: By feature version, reader, environment and mode.
+        coverage: Whether all reads of the window were counted.
+        others: Other objects of that name, as they must be written.
+    """
+
+    object: str
+    reads: tuple[Reads, ...]
+    coverage: Coverage
+    others: tuple[str, ...] = ()
+
+
 class Lineage:
     """Lineage of one project; every question reads the newest state.
 
@@ -67,11 +87,11 @@ class Lineage:
         self._as_of = as_of
         self._clock = clock
 
-    def state(self, *, since: str | None = None) -> State:
+    def state(self, *, since: Since = None) -> State:
         """Return what the registry and the usage say now.
 
         Args:
-            since: Only usage since this ISO time or duration ago (``30d``); None is all.
+            since: Only usage since this instant: microseconds since 1970 UTC, an ISO time, or a duration ago (``30d``); None is all.
 
         Raises:
             MissingRegistryError: Nothing was applied yet.
@@ -79,12 +99,12 @@ class Lineage:
         """
         return read_state(self.project / REGISTRY, now=self._clock(), as_of=self._as_of, since=since)
 
-    def consumers(self, ref: str = "", *, since: str | None = None) -> Consumers:
+    def consumers(self, ref: str = "", *, since: Since = None) -> Consumers:
         """Return who declares and who reads an object; empty is every feature."""
         return consumers(self.state(since=since), ref)
 
     def impact(
-        self, ref: str, *, change: str = "remove", environment: str | None = None, since: str | None = None
+        self, ref: str, *, change: str = "remove", environment: str | None = None, since: Since = None
     ) -> Impact:
         """Return what a change of an object would break: ``remove``, ``schema``, ``meaning`` or ``freshness``."""
         return impact(self.state(since=since), ref, change=change, environment=environment)
@@ -104,13 +124,12 @@ class Lineage:
         graph = self.graph()
         return graph.path(resolve(start, graph).nodes, resolve(end, graph).nodes)
 
-    def usage(self, ref: str, *, since: str | None = None) -> tuple[tuple[Reads, ...], Coverage]:
+    def usage(self, ref: str, *, since: Since = None) -> ObjectUsage:
         """Return the recorded reads of an object or by a reader, and whether all reads were counted."""
-        state = self.state(since=since)
-        return reads_of(state, ref), state.usage.coverage()
+        return usage_of(self.state(since=since), ref)
 
     def check(
-        self, parameters: Parameters | None = None, *, since: str | None = None, select: Iterable[str] = ()
+        self, parameters: Parameters | None = None, *, since: Since = None, select: Iterable[str] = ()
     ) -> Findings:
         """Run all findings, or those whose code or name is selected."""
         return check(self.state(since=since), parameters, select=select)
@@ -119,7 +138,7 @@ class Lineage:
         """Return one finding with its evidence, derived again."""
         return explain(self.state(), finding_id, parameters)
 
-    def declare(self, ref: str, *, since: str | None = None) -> Declaration:
+    def declare(self, ref: str, *, since: Since = None) -> Declaration:
         """Write the manifest of a consumer or principal from its observed reads, for review."""
         return declare(self.state(since=since), ref)
 
@@ -132,7 +151,7 @@ class Lineage:
         return self.state().graph
 
 
-def reads_of(state: State, ref: str) -> tuple[Reads, ...]:
+def usage_of(state: State, ref: str) -> ObjectUsage:
     """Return the recorded reads of an object, or by a consumer or principal.
 
     Args:
@@ -142,11 +161,12 @@ def reads_of(state: State, ref: str) -> tuple[Reads, ...]:
     Raises:
         NotFoundError: There is no such object.
     """
-    from lineage.consumers import features_of
-
     target = resolve(ref, state.graph)
-    if target.kind == "consumer":
-        return tuple(read for reader, read in state.reads if reader.node in target.nodes)
-    if target.kind == "principal":
-        return state.usage.reads(principals={node.name for node in target.nodes})
-    return state.usage.reads(features=features_of(state, target.nodes))
+    match target.kind:
+        case "consumer":
+            reads = tuple(read for reader, read in state.reads if reader.node in target.nodes)
+        case "principal":
+            reads = state.usage.reads(principals={node.name for node in target.nodes})
+        case _:
+            reads = state.usage.reads(features=features_of(state, target.nodes))
+    return ObjectUsage(ref, reads, state.usage.coverage(), target.others)

@@ -70,10 +70,10 @@ def identify(read: Reads, candidates: Mapping[str, tuple[str, ...]]) -> Reader:
         read: A recorded read.
         candidates: As from `candidates_of`.
     """
-    if read.binding == "anonymous":
-        return Reader(Node("principal", read.principal or ANONYMOUS.name), "anonymous")
     if read.consumer and read.binding in ("bound", "local"):
         return Reader(Node("consumer", read.consumer), "consumer")
+    if read.binding == "anonymous" or not read.principal:
+        return Reader(ANONYMOUS, "anonymous")
     bound = candidates.get(read.principal, ())
     principal = Node("principal", read.principal)
     if not bound:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -114,7 +114,7 @@ class Consumer:
         reads: References as frozen, aliases included, services resolved.
         environment: Where the declaration counts; empty is everywhere.
         cadence_days: How often it reads; None is at any time.
-        expires_at: After this instant (microseconds since 1970 UTC) the declaration no longer counts; None is never.
+        expires_at: From this instant on (microseconds since 1970 UTC) the declaration no longer counts; None is never.
     """
 
     key: str
@@ -139,7 +139,7 @@ class Consumer:
 
     def counts_in(self, environment: str, at: int) -> bool:
         """Say whether the declaration counts in an environment at an instant."""
-        return self.environment in ("", environment) and (self.expires_at is None or at <= self.expires_at)
+        return self.environment in ("", environment) and (self.expires_at is None or at < self.expires_at)
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +191,27 @@ class Snapshot:
     def features(self) -> Mapping[str, Feature]:
         """``view@v1:feature`` -> feature, of every version."""
         return {feature.ref: feature for view in self.views.values() for feature in view.features}
+
+    def inputs_of(self, ref: str) -> frozenset[str]:
+        """Return all that an on-demand feature is computed from, so that reading it reads them; nothing for any other feature."""
+        found: set[str] = set()
+        waiting = [ref]
+        while waiting:
+            view = self.views.get(view_of(waiting.pop()))
+            new = set(view.inputs if view else ()) - found
+            found |= new
+            waiting.extend(new)
+        return frozenset(found)
+
+    def with_inputs(self, refs: Iterable[str]) -> frozenset[str]:
+        """Return feature references and all that the on-demand ones among them are computed from."""
+        given = frozenset(refs)
+        return given.union(*map(self.inputs_of, given))
+
+    def outermost(self, refs: Iterable[str]) -> frozenset[str]:
+        """Return feature references without those that another of them is computed from."""
+        given = frozenset(refs)
+        return given.difference(*map(self.inputs_of, given))
 
     def owner_of(self, view_ref: str) -> str:
         """Return the owner of a view version; empty when unknown."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from lineage.graph import Graph, build_graph
+from lineage.graph import Graph, Node, build_graph
 from lineage.instants import instant
 from lineage.readers import Reader, candidates_of, identify
 from lineage.registry import (
@@ -56,10 +56,26 @@ class State:
         return {feature: tuple(reads) for feature, reads in found.items()}
 
     @cached_property
+    def served_to(self) -> Mapping[Reader, frozenset[str]]:
+        """Reader -> the feature versions it got values of."""
+        found: dict[Reader, set[str]] = {}
+        for reader, read in self.reads:
+            if read.served:
+                found.setdefault(reader, set()).add(read.feature)
+        return {reader: frozenset(features) for reader, features in found.items()}
+
+    @cached_property
     def graph(self) -> Graph:
         """The lineage graph, observed reads included."""
         observed = ((read.feature, reader.node) for reader, read in self.reads if read.served)
-        return build_graph(self.snapshot, observed, (*self.candidates, *(read.principal for read in self.usage.rows)))
+        principals = {*self.candidates, *(read.principal for read in self.usage.rows)} - {""}
+        known = {node for reader, read in self.reads for node in (reader.node, Node("feature", read.feature))}
+        return build_graph(self.snapshot, observed, known | {Node("principal", name) for name in principals})
+
+    @cached_property
+    def declared(self) -> Mapping[str, frozenset[str]]:
+        """Consumer -> the feature versions its manifest covers: those it lists, and what on-demand ones are computed from."""
+        return {key: self.snapshot.with_inputs(manifest.features) for key, manifest in self.snapshot.consumers.items()}
 
     @cached_property
     def declared_since(self) -> Mapping[tuple[str, str], int]:
@@ -73,14 +89,14 @@ class State:
         return manifest.owner if manifest else ""
 
 
-def read_state(path: Path, *, now: int, as_of: str | None = None, since: str | None = None) -> State:
+def read_state(path: Path, *, now: int, as_of: str | None = None, since: str | int | None = None) -> State:
     """Read the state of a registry.
 
     Args:
         path: The registry file.
         now: Microseconds since 1970 UTC.
         as_of: A revision, an ISO time or a duration ago: the state as it was then; None is now.
-        since: Only usage since this ISO time or duration ago; None is all.
+        since: Only usage since this instant: microseconds since 1970 UTC, an ISO time, or a duration ago; None is all.
 
     Raises:
         MissingRegistryError: No such file, or nothing had been applied by then.
@@ -90,7 +106,7 @@ def read_state(path: Path, *, now: int, as_of: str | None = None, since: str | N
     with connect(path) as connection:
         commit = read_commit(connection, path, as_of, now=now)
         moment = _moment(as_of, commit.replaced_at, now)
-        start = instant(since, now=moment) if since else None
+        start = instant(since, now=moment) if isinstance(since, str) else since
         usage = read_usage(connection, since=start, until=moment)
         return State(path, parse_snapshot(commit, path), read_bindings(connection, until=moment), usage, moment)
 

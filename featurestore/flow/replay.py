@@ -10,20 +10,40 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from featurestore.client import Client
 from featurestore.refs import ViewRef
-from featurestore.rows import CREATED, EVENT, RowSchema
+from featurestore.rows import RowSchema
 
 
 class ReplayTarget(Protocol):
     """What rows are played into: a client of a server on the replay clock, or the writer itself."""
 
-    def write(self, view: str, rows: Any) -> Any:
-        """Accept rows (an Arrow table with the source's column names)."""
+    def write(self, ref: ViewRef, rows: pa.Table) -> Any:
+        """Accept rows that have the source's column names."""
         ...
 
     def advance_clock(self, time: int) -> Any:
         """Move the replay clock to an instant (microseconds UTC)."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class ServedTarget:
+    """Plays rows into a running server.
+
+    Args:
+        client: A client whose principal may write and move the clock.
+    """
+
+    client: Client
+
+    def write(self, ref: ViewRef, rows: pa.Table) -> Any:
+        """Accept rows that have the source's column names."""
+        return self.client.write(str(ref), {name: rows[name] for name in rows.column_names})
+
+    def advance_clock(self, time: int) -> Any:
+        """Move the replay clock to an instant (microseconds UTC)."""
+        return self.client.advance_clock(time)
 
 
 @dataclass
@@ -74,22 +94,10 @@ def replay(target: ReplayTarget, feeds: Sequence[Feed], moments: Iterable[int]) 
         for feed in feeds:
             rows = feed.due(moment)
             if len(rows):
-                target.write(str(feed.ref), rows)
+                target.write(feed.ref, rows)
                 written += len(rows)
         target.advance_clock(moment)
         yield moment, written
-
-
-def source_columns(schema: RowSchema) -> list[str]:
-    """Return the source's columns that a view needs, in order.
-
-    >>> from featurestore.types import String
-    >>> from featurestore.rows import RowColumn
-    >>> source_columns(RowSchema((RowColumn("origin", String, "origin"),), (), (), "observed_at", None))
-    ['origin', 'observed_at']
-    """
-    missing = {CREATED} if schema.created_timestamp is None else set()
-    return [column.source for column in schema.columns if column.name not in missing or column.name == EVENT]
 
 
 def _micros(column: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -1,8 +1,8 @@
 """The bucket of an entity: a hash of its key that never changes, because files on disk are laid out by it.
 
-A key column hashes to 64 bits: whole numbers, booleans, instants and days by the finalizer of SplitMix64 (Steele, Lea and Flood, 2014), text and
-binary by 64-bit FNV-1a (Fowler, Noll and Vo) under the same finalizer. The columns of a composite key are chained, so that ("1", "12") and
-("11", "2") part.
+A key column hashes to 64 bits: whole numbers, booleans, instants and days by the finalizer of SplitMix64 (Steele, Lea and Flood,
+2014), text and binary by 64-bit FNV-1a (Fowler, Noll and Vo). The columns of a composite key are chained, each under the finalizer, so that
+("1", "12") and ("11", "2") part.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ def buckets_of(keys: Sequence[pa.ChunkedArray], buckets: int) -> npt.NDArray[np.
         keys: The key columns in the order of the entity, without nulls.
         buckets: How many there are.
 
-    >>> buckets_of([pa.chunked_array([["JFK", "LGA", "JFK"]])], 16).tolist()
-    [12, 2, 12]
+    >>> buckets_of([pa.chunked_array([["JFK", "LGA", "EWR"]])], 16).tolist()
+    [15, 15, 15]
     """
     chained = np.zeros(len(keys[0]), np.uint64)
     for column in keys:

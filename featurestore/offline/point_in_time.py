@@ -130,11 +130,11 @@ class Joined:
     """What an engine returns for one view.
 
     Attributes:
-        values: One row for each spine row, in its order: the columns asked for, null where nothing matched.
+        table: One row for each spine row, in its order: the columns asked for, null where nothing matched.
         status: int8 for each spine row: MATCHED, MISSING, EXPIRED or NOT_YET_KNOWN.
     """
 
-    values: pa.Table
+    table: pa.Table
     status: npt.NDArray[np.int8]
 
 

@@ -20,7 +20,11 @@ def query(sql: str, **tables: pa.Table) -> pa.Table:
     >>> query("SELECT a + 1 AS b FROM numbers", numbers=pa.table({"a": [1]})).to_pydict()
     {'b': [2]}
     """
-    settings = {"threads": THREADS, "enable_external_access": False, "python_enable_replacements": False}
+    settings: dict[str, str | bool | int | float | list[str]] = {
+        "threads": THREADS,
+        "enable_external_access": False,
+        "python_enable_replacements": False,
+    }
     with duckdb.connect(config=settings) as connection:
         connection.execute("SET TimeZone = 'UTC'")
         for name, table in tables.items():

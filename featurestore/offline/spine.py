@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from featurestore.errors import InvalidArgumentError, nearest_name
-from featurestore.types import DType, from_arrow, to_arrow
+from featurestore.rows import may_become
+from featurestore.types import DType, to_arrow
 
 
 def spine_times(spine: pa.Table, timestamp: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
@@ -58,7 +59,7 @@ def spine_columns(spine: pa.Table, columns: Sequence[tuple[str, DType]], what: s
 
 def _declared(spine: pa.Table, name: str, dtype: DType, what: str) -> pa.ChunkedArray:
     column = _column(spine, name, what, f"It is needed as a {what} ({dtype}).")
-    if not _is_of(column.type, dtype):
+    if not may_become(column.type, dtype):
         raise InvalidArgumentError(
             f"The {what} '{name}' is {column.type}, declared {dtype}.",
             place=f"$.spine.{name}",
@@ -76,18 +77,6 @@ def _column(spine: pa.Table, name: str, what: str, repair: str) -> pa.ChunkedArr
     hint = f" Did you mean '{near}'?" if near and not found else ""
     there = "has it twice" if found else "has none"
     raise InvalidArgumentError(f"No {what} '{name}': the spine {there}.{hint}", place=f"$.spine.{name}", repair=repair)
-
-
-def _is_of(have: pa.DataType, wanted: DType) -> bool:
-    """Say whether a column may stand for the declared type: the same kind of values, or whole numbers for a float."""
-    if pa.types.is_null(have):
-        return True
-    if pa.types.is_unsigned_integer(have):
-        return wanted.is_integer or wanted.lane == "doubles"
-    found = from_arrow(have)
-    if found.is_integer:
-        return wanted.is_integer or wanted.lane == "doubles"
-    return found.family == wanted.family or found.name == "float32" == wanted.name.replace("64", "32")
 
 
 def _cast(column: pa.ChunkedArray, wanted: pa.DataType, name: str, what: str) -> pa.ChunkedArray:

@@ -17,6 +17,7 @@ import time
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import deltalake
@@ -100,7 +101,7 @@ class OfflineTable:
     @property
     def version(self) -> int:
         """Version of the Delta log."""
-        return self._open().version()
+        return int(self._open().version())
 
     @property
     def buckets(self) -> int:
@@ -140,7 +141,7 @@ class OfflineTable:
         edges = np.flatnonzero(np.diff(bucket, prepend=-1, append=-1)) if len(rows) else np.zeros(1, np.int64)
         added = [
             self._write_file(rows.slice(start, stop - start), int(bucket[start]))
-            for start, stop in zip(edges[:-1], edges[1:], strict=True)
+            for start, stop in pairwise(edges.tolist())
         ]
         return LoadReport(len(rows), len(added), self._commit(added))
 
@@ -245,7 +246,7 @@ class OfflineTable:
 
     def _sync_log(self) -> int:
         """Make the newest commit durable: the log's own writer renames without syncing."""
-        version = self._open().version()
+        version = int(self._open().version())
         log = self.directory / "_delta_log"
         with (log / f"{version:020}.json").open("rb") as entry:
             os.fsync(entry.fileno())

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,34 +11,18 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from featurestore import expressions
 from featurestore.errors import FailedPreconditionError, InvalidArgumentError
 from featurestore.offline.engines import Engine, engine_of
-from featurestore.offline.point_in_time import (
-    MATCHED,
-    MISSING,
-    NOT_YET_KNOWN,
-    STATUSES,
-    Gathered,
-    Int64Array,
-    Joined,
-    Knowledge,
-    PointInTimeRule,
-    Spine,
-)
+from featurestore.offline.on_demand import compute_on_demand
+from featurestore.offline.point_in_time import STATUSES, Int64Array, Knowledge
+from featurestore.offline.reader import Position, ViewReader
 from featurestore.offline.spine import spine_columns, spine_times
 from featurestore.offline.table import OfflineTable
-from featurestore.planning import PlannedOnDemand, PlannedView, ReadPlan
+from featurestore.planning import PlannedView, ReadPlan
 from featurestore.refs import ViewRef
-from featurestore.registry.snapshot import AggregationRecord
-from featurestore.types import DType, from_arrow, to_arrow
-from featurestore.windows import WindowColumn, fold_windows
 
 if TYPE_CHECKING:
-    import pandas as pd
     import polars as pl
-
-Position = int | Mapping[str, int] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,17 +102,17 @@ class TrainingSet:
         assert isinstance(frame, pl.DataFrame)
         return frame
 
-    def to_pandas(self) -> pd.DataFrame:
+    def to_pandas(self) -> Any:
         """Return a pandas frame of Arrow-backed columns, so that an int64 with nulls stays one.
 
         Raises:
             FailedPreconditionError: pandas is not installed.
         """
         try:
-            import pandas as pd
+            from pandas import ArrowDtype
         except ImportError as error:
             raise FailedPreconditionError("pandas is not installed.", repair="Run `pip install pandas`.") from error
-        return self.table.to_pandas(types_mapper=pd.ArrowDtype)
+        return self.table.to_pandas(types_mapper=ArrowDtype)
 
     def to_numpy(self) -> dict[str, np.ma.MaskedArray[Any, Any]]:
         """Return name -> masked array, nulls masked, so that every type is kept; times are datetime64[us] in UTC."""
@@ -169,125 +153,17 @@ def read_training_set(
     at, timed = spine_times(spine, timestamp)
     keys = [spine_columns(spine, list(zip(k.columns, k.dtypes, strict=True)), "join key") for k in plan.key_sets]
     request = spine_columns(spine, plan.request, "request column")
-    reader = _Reader(tables, engine_of(engine) if isinstance(engine, str) else engine, knowledge, position)
-    joined = [reader.read(view, Spine(_named(keys[view.key_set], tables(view.ref)), at, timed)) for view in plan.views]
-    computed = [_compute(view, request, [part.values for part in joined]) for view in plan.on_demand]
-    sources = [part.values for part in joined] + computed
+    reader = ViewReader(tables, engine_of(engine) if isinstance(engine, str) else engine, knowledge, position)
+    joined = [reader.read(view, keys[view.key_set], at, timed) for view in plan.views]
+    stored = [part.table for part in joined]
+    computed = [compute_on_demand(view, request, stored, len(spine)) for view in plan.on_demand]
+    sources = stored + computed
     table = spine
     for output in plan.outputs:
         table = table.append_column(output.name, sources[output.source][output.ref.feature])
     views = tuple(_view_report(view, part.status) for view, part in zip(plan.views, joined, strict=True))
     warnings = (*_time_warnings(at[timed], now), *_loss_warnings(plan, views, len(spine)))
     return TrainingSet(table, plan, knowledge, position, TrainingReport(len(spine), views, warnings))
-
-
-@dataclass(frozen=True, slots=True)
-class _Reader:
-    """Reads one view after the other under the same knowledge."""
-
-    tables: Callable[[ViewRef], OfflineTable]
-    engine: Engine
-    knowledge: Knowledge
-    position: Position
-
-    def read(self, view: PlannedView, spine: Spine) -> Joined:
-        table = self.tables(view.ref)
-        if not table.exists:
-            verb = "write" if view.record.source and view.record.source.kind == "push" else "ingest"
-            raise FailedPreconditionError(
-                f"{view.ref} was never filled.", repair=f"Run `featurestore {verb} {view.ref.view}`."
-            )
-        rule = PointInTimeRule(view.record.ttl, self.knowledge, self._position(view), view.record.backfilled_until)
-        if view.record.kind == "window":
-            return self._fold(view, table, spine, rule)
-        return self.engine.join(table, spine, rule, [feature.name for feature in view.features])
-
-    def _position(self, view: PlannedView) -> int | None:
-        if not isinstance(self.position, Mapping):
-            return self.position
-        name = f"{view.ref.view}@v{view.ref.version}"
-        if name not in self.position:
-            raise InvalidArgumentError(f"The position of {name} is missing.", place=f"$.position.{name}")
-        return self.position[name]
-
-    def _fold(self, view: PlannedView, table: OfflineTable, spine: Spine, rule: PointInTimeRule) -> Joined:
-        """Fold the windows of a view; an unknown entity is an empty window."""
-        aggregations = [feature.aggregation for feature in view.features if feature.aggregation]
-        columns = list(dict.fromkeys(aggregation.column for aggregation in aggregations))
-        gathered = self.engine.gather(table, spine, rule, columns)
-        known_at = spine.at if rule.knowledge == "as_known" else None
-        folded = fold_windows(
-            gathered.events,
-            aggregations,
-            entity=gathered.entity,
-            at=spine.at,
-            known_at=known_at,
-            position=rule.position,
-        )
-        values = {
-            feature.name: column.to_arrow(feature.type) for feature, column in zip(view.features, folded, strict=True)
-        }
-        return Joined(pa.table(values), _window_status(gathered, aggregations, spine, known_at, rule.position))
-
-
-def _window_status(
-    gathered: Gathered,
-    aggregations: Sequence[AggregationRecord],
-    spine: Spine,
-    known_at: Int64Array | None,
-    position: int | None,
-) -> npt.NDArray[np.int8]:
-    """Say for each spine row whether its longest window has events, and whether they are visible."""
-    longest = max(aggregation.time_window for aggregation in aggregations)
-    counted = AggregationRecord(column="", function="count", dtype="int64", time_window=longest)
-    ones = WindowColumn(np.ones(len(gathered.events.event), np.int64), np.ones(len(gathered.events.event), np.bool_))
-    events = replace(gathered.events, columns={"": ones})
-    (visible,) = fold_windows(
-        events, [counted], entity=gathered.entity, at=spine.at, known_at=known_at, position=position
-    )
-    empty = np.flatnonzero(visible.values == 0)
-    (present,) = fold_windows(events, [counted], entity=gathered.entity[empty], at=spine.at[empty])
-    status = np.full(len(spine), MATCHED, np.int8)
-    status[empty] = np.where(present.values > 0, NOT_YET_KNOWN, MISSING)
-    return status
-
-
-def _compute(view: PlannedOnDemand, request: pa.Table, joined: Sequence[pa.Table]) -> pa.Table:
-    """Compute the features of an on-demand view from request columns and joined inputs."""
-    inputs = {name: request[name] for name, _ in view.record.request}
-    inputs |= {name: joined[source][feature] for name, source, feature in view.inputs}
-    columns = {name: _operand(column) for name, column in inputs.items()}
-    rows = len(next(iter(inputs.values()))) if inputs else 0
-    computed = {}
-    for feature in view.features:
-        assert feature.expression is not None
-        result = expressions.evaluate(expressions.from_json(feature.expression.tree), columns, rows)
-        computed[feature.name] = _outcome(result, feature.type)
-    return pa.table(computed)
-
-
-def _operand(column: pa.ChunkedArray) -> expressions.Column:
-    """Return an Arrow column as expressions take it: exact NumPy widths, times as integers, text and decimals as objects."""
-    dtype = from_arrow(column.type)
-    valid = np.asarray(column.is_valid())
-    if dtype.lane == "strings":
-        values = np.empty(len(column), object)
-        values[:] = column.to_pylist()
-        return expressions.Column(values, valid)
-    whole = {"timestamp": pa.int64(), "date": pa.int32()}.get(dtype.name)
-    plain = column.cast(whole) if whole else column
-    return expressions.Column(plain.fill_null(False if dtype.name == "bool" else 0).to_numpy(), valid)
-
-
-def _outcome(column: expressions.Column, dtype: DType) -> pa.Array:
-    wanted = to_arrow(dtype)
-    if dtype.lane == "strings":
-        return pa.array(np.where(column.valid, column.values, None).tolist(), wanted)
-    return pa.array(column.values, mask=~column.valid).cast(wanted)
-
-
-def _named(keys: pa.Table, table: OfflineTable) -> pa.Table:
-    return keys.rename_columns([key.name for key in table.schema.keys])
 
 
 def _check_names(plan: ReadPlan, spine: pa.Table) -> None:

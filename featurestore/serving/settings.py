@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from featurestore.config import Settings
 from featurestore.errors import ConfigError
 
 MAX_REQUEST_BYTES = 4 << 20
@@ -31,7 +32,6 @@ class ServeSettings:
         auth: ``none`` (callers on this machine are the OS user) or ``token`` (registry tokens).
         environment: What usage is counted under.
         clock: ``system``, or ``replay``: the store's own clock, which only `AdvanceClock` moves.
-        buckets: Hash buckets of an offline table.
         tls_certificate: PEM file with the chain; None serves plain text.
         tls_key: PEM file with its key.
         drain_seconds: How long calls in flight may take at the end.
@@ -53,7 +53,6 @@ class ServeSettings:
     auth: Literal["none", "token"] = "none"
     environment: str = "dev"
     clock: Literal["system", "replay"] = "system"
-    buckets: int = 16
     tls_certificate: Path | None = None
     tls_key: Path | None = None
     drain_seconds: float = 10.0
@@ -98,6 +97,49 @@ class ServeSettings:
         return cls(**(values | paths))
 
 
+def serve_settings(
+    settings: Settings,
+    *,
+    clock: str = "system",
+    host: str | None = None,
+    grpc_port: int | None = None,
+    http_port: int | None = None,
+    workers: int | None = None,
+    auth: str | None = None,
+) -> ServeSettings:
+    """Return what a server of a project is told: featurestore.toml, with what was given for this start.
+
+    Args:
+        settings: The project's settings.
+        clock: ``system`` or ``replay``.
+        host: None takes the file's, likewise below.
+        grpc_port: 0 takes a free one.
+        http_port: 0 takes a free one, -1 serves no HTTP.
+        workers: Reading processes.
+        auth: ``none`` or ``token``.
+
+    Raises:
+        ConfigError: A value that is none of the known ones, or cannot be served safely.
+    """
+    file = settings.serving
+    http = file.http_port if http_port is None else http_port
+    return ServeSettings(
+        project=settings.root,
+        store_dir=settings.store,
+        registry_url=settings.registry_url,
+        name=settings.project.name,
+        host=host or file.host,
+        grpc_port=file.grpc_port if grpc_port is None else grpc_port,
+        http_port=None if http < 0 else http,
+        workers=file.workers if workers is None else workers,
+        auth=_one_of("auth", auth or file.auth, ("none", "token")),
+        environment=settings.project.environment,
+        clock=_one_of("clock", clock, ("system", "replay")),
+        tls_certificate=_file(settings.root, file.tls_certificate),
+        tls_key=_file(settings.root, file.tls_key),
+    )
+
+
 def is_loopback(host: str) -> bool:
     """Say whether an address can be reached from this machine only.
 
@@ -110,3 +152,13 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
+
+
+def _one_of(what: str, value: str, known: tuple[str, ...]) -> Any:
+    if value not in known:
+        raise ConfigError(f"No {what} '{value}'. There is: {', '.join(known)}.", place=f"serving.{what}")
+    return value
+
+
+def _file(root: Path, name: str | None) -> Path | None:
+    return None if name is None else root / name

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import logging
 import secrets
-import threading
+from collections.abc import Callable
 from dataclasses import dataclass
+from inspect import iscoroutinefunction
+from typing import Any
 from urllib.parse import quote
+
+from google.protobuf.message import DecodeError
 
 from featurestore.errors import (
     AccessDeniedError,
@@ -23,7 +27,7 @@ from featurestore.errors import (
     UnauthenticatedError,
     UnavailableError,
 )
-from featurestore.serving.call import Reply
+from featurestore.serving.call import Call, Handler, Reply
 
 LOG = logging.getLogger(__name__)
 MAX_TEXT = 2048  # characters of a message or fact: all metadata of a reply must stay below 8 KiB
@@ -82,24 +86,52 @@ def error_reply(error: FeatureStoreError) -> Reply:
     return Reply(code=status_of(error).grpc, message=_clipped(str(error)), trailers=trailers)
 
 
-class InternalErrors:
-    """Counts the failures nobody foresaw, and answers them without telling the caller what is inside."""
+class Guard:
+    """Turns what handlers raise into replies; the one place that catches what nobody foresaw, and counts it.
+
+    >>> Guard().wrap(lambda call, body: Reply(b"1"))(Call(""), b"")
+    Reply(body=b'1', code='OK', message='', trailers=())
+    """
 
     def __init__(self) -> None:
-        self._count = 0
-        self._lock = threading.Lock()
+        self._unforeseen = 0
 
     @property
-    def count(self) -> int:
-        """How many there were since the process began."""
-        return self._count
+    def unforeseen(self) -> int:
+        """How many failures nobody foresaw since the process began."""
+        return self._unforeseen
 
-    def reply(self, method: str, error: Exception) -> Reply:
-        """Log an unexpected error once, with its traceback, and return a reply that names the log line by an id."""
-        with self._lock:
-            self._count += 1
+    def wrap(self, handle: Callable[[Call, bytes], Any]) -> Handler:
+        """Return a handler that always replies; whether it must be awaited is decided here, once."""
+
+        def answer(call: Call, body: bytes) -> Reply:
+            try:
+                reply: Reply = handle(call, body)
+            except Exception as error:  # noqa: BLE001  # a caller gets a reply, whatever happened
+                return self._reply(call, error)
+            return reply
+
+        async def answer_later(call: Call, body: bytes) -> Reply:
+            try:
+                reply: Reply = await handle(call, body)
+            except Exception as error:  # noqa: BLE001  # likewise
+                return self._reply(call, error)
+            return reply
+
+        return answer_later if iscoroutinefunction(handle) else answer
+
+    def _reply(self, call: Call, error: Exception) -> Reply:
+        if isinstance(error, FeatureStoreError):
+            return error_reply(error)
+        if isinstance(error, DecodeError):
+            return error_reply(InvalidArgumentError(f"The request is not the message that {call.method} takes."))
+        return self._unforeseen_reply(call, error)
+
+    def _unforeseen_reply(self, call: Call, error: Exception) -> Reply:
+        """Log an unexpected error once, with its traceback; the caller learns only an id by which the log line is found."""
+        self._unforeseen += 1
         identity = secrets.token_hex(6)
-        LOG.error("internal error %s in %s", identity, method, exc_info=error)
+        LOG.error("internal error %s in %s", identity, call.method, exc_info=error)
         return Reply(code=INTERNAL.grpc, message=f"Internal error {identity}. The server's log says more.")
 
 

@@ -1,1 +1,1 @@
-"""PLACEHOLDER"""
+"""For those who extend the store: conformance suites for backends, and projects in a folder for tests."""

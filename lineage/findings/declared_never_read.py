@@ -38,7 +38,7 @@ def _finding(state: State, relation: Relation, parameters: Parameters) -> Findin
     manifest = state.snapshot.consumers[relation.reader.node.name]
     subject = f"{manifest.key} declares {relation.feature}"
     if relation.standing is Standing.HEALTHY:
-        message = f"{manifest.key} read {relation.feature} {relation.calls} times."
+        message = f"{manifest.key} reads {relation.feature} (calls: {relation.calls})."
         evidence = tuple(read.evidence() for read in relation.reads)
         return Finding(DECLARED_NEVER_READ, Verdict.CLEARED, subject, message, evidence)
     if reason := _too_early(state, manifest, relation, parameters):

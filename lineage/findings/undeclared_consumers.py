@@ -54,8 +54,11 @@ def undeclared_consumers(state: State, parameters: Parameters) -> Iterator[Findi
     """
     del parameters
     yield _usage(state)
-    for relation in relations(state):
-        if relation.standing in (Standing.UNDECLARED, Standing.REFUSED):
+    found = [relation for relation in relations(state) if relation.standing in (Standing.UNDECLARED, Standing.REFUSED)]
+    # An on-demand feature reads its inputs: the feature is the finding, they are not.
+    implied = {(relation.reader, ref) for relation in found for ref in state.snapshot.inputs_of(relation.feature)}
+    for relation in found:
+        if (relation.reader, relation.feature) not in implied:
             yield _finding(state, relation)
 
 
@@ -137,12 +140,12 @@ def _message(state: State, relation: Relation, rule: Rule, producers: tuple[str,
         OTHER_VERSION: lambda: f"its manifest lists {', '.join(_declared_versions(state, relation))}",
         TRANSITIVE_CONSUMER: lambda: f"this is a prediction of {', '.join(producers)}, and the reader is not declared",
     }
-    return f"{reader} read {feature} ({relation.calls} calls{last}); {reasons[rule]()}."
+    return f"{reader} read {feature} (calls: {relation.calls}{last}); {reasons[rule]()}."
 
 
 def _reason(state: State, relation: Relation) -> str:
     manifest = state.snapshot.consumers[relation.reader.node.name]
-    if relation.feature not in manifest.features:
+    if relation.feature not in state.declared[manifest.key]:
         return "does not list it"
     if any(manifest.environment not in ("", read.environment) for read in relation.reads):
         return f"lists it for environment {manifest.environment} alone"
@@ -176,7 +179,7 @@ def _fix(state: State, relation: Relation) -> str:
     wanted = _undeclared_features(state, relation)
     if manifest is None:
         return constructor(name, reads_line(state.snapshot, None, add=wanted))
-    if relation.feature in manifest.features:
+    if relation.feature in state.declared[name]:
         return _widened(manifest, relation)
     return constructor(name, reads_line(state.snapshot, manifest, add=wanted), kind=manifest.kind)
 
@@ -190,13 +193,12 @@ def _widened(manifest: Consumer, relation: Relation) -> str:
 
 def _undeclared_features(state: State, relation: Relation) -> set[str]:
     """Return this feature and all else the reader was served: one line of features.py that settles them together."""
-    served = {read.feature for reader, read in state.reads if reader == relation.reader and read.served}
-    return {relation.feature, *served}
+    return set(state.snapshot.outermost({relation.feature, *state.served_to.get(relation.reader, ())}))
 
 
 def _best(state: State, relation: Relation, candidates: tuple[str, ...]) -> str | None:
     """Return the one consumer that declares everything this principal read, if there is exactly one."""
     read = _undeclared_features(state, relation)
     manifests = state.snapshot.consumers
-    fitting = [key for key in candidates if key in manifests and read <= manifests[key].features]
+    fitting = [key for key in candidates if key in manifests and read <= state.declared[key]]
     return fitting[0] if len(fitting) == 1 else None

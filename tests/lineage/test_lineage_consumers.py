@@ -156,7 +156,7 @@ def test_a_declaration_written_from_reads_is_python_that_lists_them(project, ask
     assert keywords["reads"] == ["comfort@v1:heat", "weather@v1:temp"]
     assert keywords["writes"] == ["delay_score@v1"]
     assert '# "plane@v1:seats",  # declared, and no read was counted' in found.text
-    assert 'comfort@v1:heat",  # 10 calls, last 2026-05-20T10:00:00Z; not declared yet' in found.text
+    assert 'comfort@v1:heat",  # calls: 10, last 2026-05-20T10:00:00Z; not declared yet' in found.text
 
 
 def test_a_declaration_for_a_principal_that_nobody_knows(project, ask):
@@ -209,3 +209,9 @@ def test_a_declaration_of_a_principal_holds_all_it_read_under_a_name_a_consumer_
 
 def test_consumers_of_a_model_are_the_readers_of_its_score(project, ask):
     assert set(standings(ask, "delay_model@1")) == {("gate_board", "delay_score@v1:score")}
+
+
+def test_a_declaration_lists_an_on_demand_feature_and_not_what_it_is_computed_from(project, ask):
+    for ref in ("comfort@v1:heat", "weather@v1:temp", "weather@v1:humid"):
+        project.read(ref, "", principal="svc-new", binding="undeclared")
+    assert ask.declare("svc-new").reads == ("comfort@v1:heat",)

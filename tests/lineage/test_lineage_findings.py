@@ -161,7 +161,7 @@ def test_many_clients_days_modes_and_environments_of_one_reader_are_one_finding(
             for mode in ("online", "offline"):
                 project.read("comfort@v1:heat", when=at(day), client=client, mode=mode)
     finding = only(ask, "LN105")
-    assert "80 calls" in finding.message
+    assert "calls: 80" in finding.message
 
 
 def test_a_manifest_that_came_after_the_reads_covers_them(project, document, ask):
@@ -194,6 +194,24 @@ def test_a_manifest_counts_only_in_its_environment_and_time(project, document, a
         if "humid" in finding.subject and finding.rule.code == "LN105"
     ]
     assert "counted until 2026-05-01" in messages[0]
+
+
+def test_what_a_declared_on_demand_feature_is_computed_from_is_declared(project, document, ask):
+    document["consumers"]["delay_model@1"] |= {"reads": ["comfort@v1:heat"], "services": []}
+    project.commit(document, revision=2)
+    for ref in ("comfort@v1:heat", "weather@v1:temp", "weather@v1:humid"):
+        project.read(ref)
+    assert undeclared(ask) == set()
+    assert {r.standing for r in ask.consumers("weather@v1:temp").relations} == {"healthy"}
+    assert {f.subject for f in ask.check(select=["LN2"]).all if f.subject.startswith("delay_model@1")} == {
+        "delay_model@1 declares comfort@v1:heat"
+    }
+
+
+def test_an_undeclared_on_demand_feature_is_one_finding_its_inputs_none(project, ask):
+    for ref in ("comfort@v1:heat", "weather@v1:temp", "weather@v1:humid"):
+        project.read(ref, "", principal="svc-new", binding="undeclared")
+    assert undeclared(ask) == {("unbound_principal", "principal:svc-new reads comfort@v1:heat")}
 
 
 def test_since_forgets_older_reads(project, ask):

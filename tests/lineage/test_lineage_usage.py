@@ -28,23 +28,24 @@ def reasons(found: Coverage) -> list[str]:
 def test_reads_of_several_days_and_clients_add_up(project, ask):
     project.read("weather@v1:temp", calls=3, when=at("2026-05-01T10:00:00"))
     project.read("weather@v1:temp", calls=4, when=at("2026-05-02T10:00:00"), client="host-b")
-    (reads,), _ = ask.usage("weather@v1:temp")
+    (reads,) = ask.usage("weather@v1:temp").reads
     assert (reads.calls, reads.entity_rows, reads.days, reads.clients) == (7, 35, 2, 2)
     assert (reads.first_read, reads.last_read) == (at("2026-05-01T09:59:59"), at("2026-05-02T10:00:00"))
 
 
 def test_rows_of_an_earlier_day_that_arrive_later_count(project, ask):
     project.read("weather@v1:temp", calls=1, when=at("2026-05-02T10:00:00"))
-    assert ask.usage("weather@v1:temp")[0][0].calls == 1
+    assert ask.usage("weather@v1:temp").reads[0].calls == 1
     project.read("weather@v1:temp", calls=5, when=at("2026-03-02T10:00:00"))
-    assert ask.usage("weather@v1:temp")[0][0].calls == 6
+    assert ask.usage("weather@v1:temp").reads[0].calls == 6
 
 
 def test_since_leaves_out_what_was_last_read_before(project, ask):
     project.read("weather@v1:temp", calls=1, when=at("2026-03-02T10:00:00"))
     project.read("weather@v1:temp", calls=2, when=at("2026-05-30T10:00:00"))
-    assert ask.usage("weather@v1:temp", since="7d")[0][0].calls == 2
-    assert ask.usage("weather@v1:temp", since="2026-03-01")[0][0].calls == 3
+    assert ask.usage("weather@v1:temp", since="7d").reads[0].calls == 2
+    assert ask.usage("weather@v1:temp", since=NOW - 7 * DAY).reads[0].calls == 2
+    assert ask.usage("weather@v1:temp", since="2026-03-01").reads[0].calls == 3
 
 
 def test_usage_is_found_by_feature_view_source_consumer_and_principal(project, ask):
@@ -53,7 +54,7 @@ def test_usage_is_found_by_feature_view_source_consumer_and_principal(project, a
     project.read("weather@v1:temp", "", principal="bob", binding="undeclared", calls=4)
 
     def calls(ref):
-        return sum(read.calls for read in ask.usage(ref)[0])
+        return sum(read.calls for read in ask.usage(ref).reads)
 
     assert calls("weather@v1:temp") == calls("weather") == calls("source:weather") == 5
     assert calls("delay_model@1") == calls("delay_model") == 3

@@ -51,7 +51,8 @@ class DuckDBEngine:
         left = np.flatnonzero((found < 0) | rule.is_expired(_taken(event, found), spine.at))
         newest = found.copy()
         if rule.knowledge != "latest":
-            newest[left] = _greatest(asked.take(pa.array(left)), events, keys, PointInTimeRule(knowledge="latest"))
+            everything = _greatest(asked.take(pa.array(left)), events, keys, PointInTimeRule(knowledge="latest"))
+            newest[left] = everything
         status = rule.status(found >= 0, _taken(event, found), newest >= 0, _taken(event, newest), spine.at)
         winners = pa.array(found, mask=status != MATCHED)
         return Joined(rows.select(list(columns)).take(winners), status)
@@ -119,7 +120,8 @@ def _greatest(asked: pa.Table, events: pa.Table, keys: Sequence[str], rule: Poin
     sql = form.format(keys=quoted(*keys), on=_equal(keys, "a"), last=INT64_MAX)
     found = query(sql, asked=asked.filter(pc.is_valid(asked[AT])), events=events)
     greatest = np.full(len(asked), -1, np.int64)
-    greatest[found["row"].to_numpy()] = found["greatest"].fill_null(-1).to_numpy()
+    position = np.searchsorted(asked[ROW].to_numpy(), found["row"].to_numpy())
+    greatest[position] = found["greatest"].fill_null(-1).to_numpy()
     return greatest
 
 

@@ -1,0 +1,86 @@
+"""Accepted rows -> the online rows of every live layout of their view version."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from featurestore.keys import encode_columns
+from featurestore.online.codec import RowLayout
+from featurestore.online.keyspaces import Keyspace, live_layouts, open_keyspace
+from featurestore.online.rows import put_rows
+from featurestore.online.store import Transaction
+from featurestore.online.windows import PageLayout, put_events
+from featurestore.refs import ViewRef
+from featurestore.registry.snapshot import RegistrySnapshot, ViewRecord
+from featurestore.rows import RowColumn, RowSchema
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenView:
+    """A view version with what writing its rows needs."""
+
+    ref: ViewRef
+    record: ViewRecord
+    schema: RowSchema
+
+    @classmethod
+    def of(cls, snapshot: RegistrySnapshot, ref: ViewRef) -> WrittenView:
+        """Return a version, the current one if none is named.
+
+        Raises:
+            NotFoundError: There is no such view or version.
+            InvalidArgumentError: The view is computed on demand.
+        """
+        frozen = ViewRef(ref.view, snapshot.freeze(ref).version)
+        record = snapshot.view(frozen)
+        return cls(frozen, record, RowSchema.of(record, snapshot.entity_of(record)))
+
+    @property
+    def longest_window(self) -> int:
+        """The longest window of a windowed view, microseconds; 0 for others."""
+        return max((f.aggregation.time_window for f in self.record.features if f.aggregation), default=0)
+
+
+def apply_rows(transaction: Transaction, view: WrittenView, rows: pa.Table, *, now: int) -> int:
+    """Put accepted rows that are not dated after now into every live layout; a greater row that is there stays.
+
+    Args:
+        transaction: The write in progress.
+        view: The view version.
+        rows: Rows in canonical form with ``__seq``, in any order.
+        now: Microseconds.
+
+    Returns:
+        How many rows, or events, of the layout that is read changed.
+    """
+    keys = _encode(rows, view.schema.keys)
+    changed = [
+        _apply(transaction, view, open_keyspace(transaction, view.ref, layout), layout, keys, rows, now)
+        for layout in live_layouts(view.record)
+    ]
+    return changed[0]
+
+
+def _apply(
+    transaction: Transaction,
+    view: WrittenView,
+    keyspace: Keyspace,
+    layout: int,
+    keys: Sequence[bytes],
+    rows: pa.Table,
+    now: int,
+) -> int:
+    features = view.record.stored(layout)
+    if view.record.kind != "window":
+        stored = RowLayout.of((feature.name, feature.type) for feature in features)
+        return put_rows(transaction, keyspace.prefix, stored, keys, rows)
+    pages = PageLayout.of(features, keyed=bool(view.schema.event_key))
+    identities = _encode(rows, view.schema.event_key) if view.schema.event_key else []
+    return put_events(transaction, keyspace.prefix, pages, keys, rows, identities=identities, now=now)
+
+
+def _encode(rows: pa.Table, columns: Sequence[RowColumn]) -> list[bytes]:
+    return encode_columns([rows[column.name] for column in columns], [column.dtype for column in columns])

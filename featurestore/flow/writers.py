@@ -1,0 +1,79 @@
+"""Reaching the one writer of a project: the server's over its socket if one runs, else this process under the lock."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import grpc
+
+from featurestore.errors import UnavailableError
+from featurestore.flow.fold import Tables
+from featurestore.flow.remote import RemoteWriter, writer_socket
+from featurestore.flow.write import Clock, Writer
+from featurestore.registry.snapshot import RegistrySnapshot
+
+AnyWriter = Writer | RemoteWriter
+
+_CLOCK = "clock"
+_PATIENCE = 10.0  # seconds to wait for another process that holds the lock for a short while
+
+
+@contextmanager
+def open_writer(
+    store: Path, *, snapshot: Callable[[], RegistrySnapshot], clock: Clock, tables: Tables
+) -> Iterator[AnyWriter]:
+    """Open the writer of a store for a while.
+
+    Args:
+        store: The project's ``store`` folder.
+        snapshot: Returns the registry as it is now.
+        clock: Microseconds UTC; a store on the replay clock does not ask it.
+        tables: Gives the offline table of a view version.
+
+    Raises:
+        UnavailableError: Another process holds the lock and serves no socket.
+    """
+    with _reach(store, lambda: Writer(store, snapshot, None if is_replay(store) else clock, tables)) as writer:
+        yield writer
+
+
+def is_replay(store: Path) -> bool:
+    """Say whether the store runs on the replay clock, which `serve --clock` sets."""
+    mark = store / _CLOCK
+    return mark.is_file() and mark.read_text().strip() == "replay"
+
+
+def set_clock(store: Path, name: str) -> None:
+    """Record which clock the store runs on, ``system`` or ``replay``; it holds for every process from now on."""
+    store.mkdir(parents=True, exist_ok=True)
+    (store / _CLOCK).write_text(f"{name}\n")
+
+
+def _reach(store: Path, take: Callable[[], Writer]) -> AnyWriter:
+    """Return the server's writer, or become the writer; another process that is it for a moment is waited for."""
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        if _is_served(store):
+            return RemoteWriter(store)
+        try:
+            return take()
+        except UnavailableError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+
+
+def _is_served(store: Path) -> bool:
+    """Say whether a writer answers at the socket; one that was killed leaves its file behind."""
+    path = writer_socket(store)
+    if not path.exists():
+        return False
+    with grpc.insecure_channel(f"unix:{path}") as channel:
+        try:
+            grpc.channel_ready_future(channel).result(timeout=1.0)
+        except grpc.FutureTimeoutError:
+            return False
+    return True

@@ -1,0 +1,228 @@
+"""The methods of the service: request bytes in, reply bytes out, free of any transport.
+
+A worker keeps everything a call needs in one immutable `State`; when the registry changes another one takes its place, and calls in flight
+finish with theirs. Reads wait for nothing; writes are forwarded to the store's one writer.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from featurestore.audit import UsageWriter
+from featurestore.errors import (
+    DeadlineExceededError,
+    FeatureStoreError,
+    InvalidArgumentError,
+    ResourceExhaustedError,
+    StaleSchemaError,
+)
+from featurestore.keys import encode_request
+from featurestore.online.reader import OnlineReader, PreparedRead, schema_message
+from featurestore.planning import plan_read
+from featurestore.refs import ViewRef
+from featurestore.registry.credentials import Credentials
+from featurestore.registry.snapshot import RegistrySnapshot
+from featurestore.registry.storage import Registry
+from featurestore.rows import CREATED, RowSchema
+from featurestore.serving.access import SERVICE, Caller, Gate
+from featurestore.serving.call import Call, Handler, Reply
+from featurestore.serving.settings import MAX_KEYS, MAX_REQUEST_BYTES, MAX_RESPONSE_BYTES, ServeSettings
+from featurestore.serving.status import Guard, ascii_safe
+from featurestore.v1 import serving_pb2 as pb
+
+MAX_PLANS = 1000
+
+Asked = tuple[str | tuple[str, ...], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class KnownRead:
+    """A plan that clients may name by its fingerprint: what was asked, how it is read, and its serialized schema."""
+
+    asked: Asked
+    prepared: PreparedRead
+    schema: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """All that calls need to know of the registry at one moment.
+
+    Attributes:
+        snapshot: What is registered.
+        gate: Who may call.
+        reads: Plan fingerprint -> its read; filled as schemas are asked for.
+        asked: What was asked -> its read.
+    """
+
+    snapshot: RegistrySnapshot
+    gate: Gate
+    reads: dict[bytes, KnownRead] = field(default_factory=dict)
+    asked: dict[Asked, KnownRead] = field(default_factory=dict)
+
+
+class FeatureHandlers:
+    """The handlers of one worker.
+
+    Args:
+        settings: The server's settings.
+        registry: The registry, which is only read.
+        reader: Reads the online store.
+        usage: Counts the reads of this worker.
+        writer: Handles a call in place of this worker: the writer process over its socket, or a writer in this process.
+    """
+
+    def __init__(
+        self, settings: ServeSettings, *, registry: Registry, reader: OnlineReader, usage: UsageWriter, writer: Handler
+    ) -> None:
+        self.guard = Guard()
+        self._settings = settings
+        self._registry = registry
+        self._reader = reader
+        self._usage = usage
+        self._writer = writer
+        self._counter: int | None = None
+        self._state = self._state_of(registry.snapshot(), registry.credentials())
+        self.refresh()
+
+    @property
+    def state(self) -> State:
+        """What calls that begin now are answered from."""
+        return self._state
+
+    def methods(self) -> Mapping[str, Handler]:
+        """Return the handlers by method path."""
+        handlers: Mapping[str, Callable[[Call, bytes], object]] = {
+            "GetSchema": self.get_schema,
+            "GetOnlineFeatures": self.get_online_features,
+            "GetWriteSchema": self.get_write_schema,
+            "Write": self.forward,
+            "AdvanceClock": self.forward,
+            "GetStatus": self.get_status,
+        }
+        return {f"/{SERVICE}/{name}": self.guard.wrap(handle) for name, handle in handlers.items()}
+
+    def refresh(self) -> bool:
+        """Take up what anybody committed to the registry since the last time; say whether there was anything.
+
+        Raises:
+            sqlalchemy.exc.SQLAlchemyError: The registry cannot be read now; the state stays as it is.
+        """
+        counter = self._registry.change_counter()
+        if counter == self._counter:
+            return False
+        snapshot, credentials = self._registry.snapshot(), self._registry.credentials()
+        old = self._state
+        changed = snapshot.revision != old.snapshot.revision or credentials != old.gate.credentials
+        if changed:
+            self._state = self._state_of(snapshot, credentials)
+            for known in tuple(old.reads.values()):
+                self._carry_over(known)
+        self._counter = counter
+        return changed
+
+    def get_schema(self, call: Call, body: bytes) -> Reply:
+        """Resolve a service or references, remember the plan, and return its schema."""
+        state = self._admit(call, body)[0]
+        request = pb.SchemaRequest.FromString(body)
+        if request.service and request.features:
+            raise InvalidArgumentError("Both a service and features were asked for.", place="$.features")
+        asked = (request.service or tuple(request.features), request.full_feature_names)
+        known = state.asked.get(asked) or self._prepare(state, asked)
+        return Reply(known.schema)
+
+    def get_online_features(self, call: Call, body: bytes) -> Reply:
+        """Read the features of a known plan."""
+        state, caller = self._admit(call, body)
+        request = pb.ReadRequest.FromString(body)
+        known = state.reads.get(request.plan)
+        if known is None:
+            raise StaleSchemaError("The server does not know this read plan.", repair="Fetch its schema again.")
+        plan = known.prepared.plan
+        decision = state.gate.decide(caller, plan)
+        refusal = caller.refusal or decision.refusal
+        if refusal is not None:
+            self._record(call, caller, known, "refused", 0)
+            raise refusal.with_traceback(None)  # the same object each time: it must not collect tracebacks
+        keys = [encode_request(request.columns, key_set) for key_set in plan.key_sets]
+        count = len(keys[0]) if keys else 0
+        if count > MAX_KEYS:
+            raise ResourceExhaustedError(
+                f"{count} keys in one read; at most {MAX_KEYS} are allowed.", place="$.keys", repair="Read in parts."
+            )
+        response = self._reader.read(known.prepared, keys, request.columns)
+        if len(response) > MAX_RESPONSE_BYTES:
+            raise ResourceExhaustedError(f"The answer has {len(response)} bytes.", repair="Read fewer keys at once.")
+        self._record(call, caller, known, "ok", count)
+        return Reply(response, trailers=tuple(("fs-warning", ascii_safe(text)) for text in decision.warnings))
+
+    def get_write_schema(self, call: Call, body: bytes) -> Reply:
+        """Return the columns that rows of a view have."""
+        snapshot = self._admit(call, body)[0].snapshot
+        ref = snapshot.freeze(ViewRef.parse(pb.WriteSchemaRequest.FromString(body).view))
+        record = snapshot.view(ref)
+        schema = RowSchema.of(record, snapshot.entity_of(record))
+        undeclared = CREATED if schema.created_timestamp is None else None
+        columns = [pb.KeyField(column=c.source, dtype=c.dtype.name) for c in schema.columns if c.name != undeclared]
+        return Reply(pb.WriteSchema(view=str(ref), columns=columns).SerializeToString())
+
+    async def forward(self, call: Call, body: bytes) -> Reply:
+        """Let the store's writer do it; what it answers is the answer."""
+        self._admit(call, body)
+        reply = self._writer(call, body)
+        return reply if isinstance(reply, Reply) else await reply
+
+    def get_status(self, call: Call, body: bytes) -> Reply:
+        """Return the store's clock and revision."""
+        state = self._admit(call, body)[0]
+        replay = self._settings.is_replay
+        now = self._reader.head().time(None if replay else time.time_ns() // 1000)
+        status = pb.ServerStatus(
+            clock=pb.Clock(time=now, replay=replay),
+            revision=state.snapshot.revision,
+            project=state.snapshot.document.project,
+            environment=self._settings.environment,
+            internal_errors=self.guard.unforeseen,
+        )
+        return Reply(status.SerializeToString())
+
+    def _admit(self, call: Call, body: bytes) -> tuple[State, Caller]:
+        """Return the state to answer from and who calls, before anything of the body is looked at."""
+        state = self._state
+        caller = state.gate.admit(call)
+        remaining = call.remaining
+        if remaining is not None and remaining <= 0:
+            raise DeadlineExceededError("The deadline had passed before the call was started.")
+        if len(body) > MAX_REQUEST_BYTES:
+            raise ResourceExhaustedError(
+                f"The request has {len(body)} bytes; at most {MAX_REQUEST_BYTES} are allowed.", repair="Send it in parts."
+            )
+        return state, caller
+
+    def _state_of(self, snapshot: RegistrySnapshot, credentials: Credentials) -> State:
+        return State(snapshot, Gate(credentials, snapshot, local=self._settings.auth == "none"))
+
+    def _prepare(self, state: State, asked: Asked) -> KnownRead:
+        features, full = asked
+        plan = plan_read(state.snapshot, features, full_feature_names=full)
+        known = KnownRead(asked, self._reader.prepare(plan), schema_message(plan).SerializeToString())
+        self._usage.register_plan(plan.plan_id, plan.counted)
+        if len(state.reads) >= MAX_PLANS:  # forget the oldest: its clients fetch the schema again
+            oldest = state.reads.pop(next(iter(state.reads)))
+            state.asked.pop(oldest.asked, None)
+        state.reads[plan.fingerprint] = state.asked[asked] = known
+        return known
+
+    def _carry_over(self, known: KnownRead) -> None:
+        """Plan a known read anew; one that is impossible now is forgotten, and its clients are told when they ask."""
+        try:
+            self._prepare(self._state, known.asked)
+        except FeatureStoreError:
+            return
+
+    def _record(self, call: Call, caller: Caller, known: KnownRead, outcome: str, rows: int) -> None:
+        who = caller.identity
+        plan_id = known.prepared.plan.plan_id
+        self._usage.record(plan_id, who.principal, who.consumer, who.binding, call.client, "online", outcome, rows)

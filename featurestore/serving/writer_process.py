@@ -1,0 +1,99 @@
+"""The one writer process of a server: accepts rows over a Unix socket, folds the log, releases due rows, collects usage."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+from featurestore.errors import InvalidArgumentError
+from featurestore.flow.write import Writer
+from featurestore.flow.writers import ADDRESS, SOCKET
+from featurestore.registry.storage import Registry
+from featurestore.serving.child import Lifeline, every, run_child
+from featurestore.serving.grpc_aio import GrpcAioTransport
+from featurestore.serving.settings import ServeSettings
+from featurestore.serving.writer_handlers import WriterHandlers
+from featurestore.store import FeatureStore, system_clock
+
+FOLD_SECONDS = 1.0
+
+_LONGEST_SOCKET = 100  # bytes of its path; the kernel takes 107
+
+
+async def write(settings: ServeSettings, lifeline: Lifeline) -> None:
+    """Be the writer until the lifeline says stop."""
+    with FeatureStore(settings.project) as store, socket_of(settings.store_dir) as path:
+        clock = None if settings.is_replay else system_clock
+        writer = Writer(settings.store_dir, store.snapshot, clock, store.table)
+        handlers = WriterHandlers(
+            writer,
+            store.snapshot,
+            replay=settings.is_replay,
+            usage_directory=settings.store_dir / "usage",
+            registry_path=_sqlite_path(store.registry),
+        )
+        transport = GrpcAioTransport(handlers.methods(), public=False)
+        await _listen(transport, path)
+        async with asyncio.TaskGroup() as tasks:
+            running = [
+                tasks.create_task(every(FOLD_SECONDS, partial(tend, handlers))),
+                tasks.create_task(every(settings.usage_seconds, handlers.collect)),
+            ]
+            lifeline.ready(socket=str(path))
+            await lifeline.stop.wait()
+            await transport.drain(settings.drain_seconds)
+            for task in running:
+                task.cancel()
+        await handlers.close()
+
+
+async def tend(handlers: WriterHandlers) -> None:
+    """Do what is due: make waiting rows visible, and bring the log to the offline tables."""
+    await handlers.release(system_clock())
+    await handlers.fold()
+
+
+@contextmanager
+def socket_of(store_directory: Path) -> Iterator[Path]:
+    """Choose where the writer listens, and leave nothing of it behind.
+
+    A path that is too long for a socket is replaced by a private folder's; the file ``writer.address`` names it.
+    """
+    store_directory.mkdir(parents=True, exist_ok=True)
+    address = store_directory / ADDRESS
+    path = store_directory / SOCKET
+    address.unlink(missing_ok=True)
+    if len(os.fsencode(path)) <= _LONGEST_SOCKET:
+        yield path
+        path.unlink(missing_ok=True)
+        return
+    with tempfile.TemporaryDirectory(prefix="featurestore-") as folder:  # only its owner may enter it
+        path = Path(folder) / SOCKET
+        address.write_text(f"{path}\n")
+        yield path
+        address.unlink(missing_ok=True)
+
+
+async def _listen(transport: GrpcAioTransport, path: Path) -> None:
+    """Open the socket for its owner alone."""
+    before = os.umask(0o177)
+    try:
+        await transport.start(f"unix:{path}")
+    finally:
+        os.umask(before)
+
+
+def _sqlite_path(registry: Registry) -> Path | None:
+    try:
+        return registry.sqlite_path()
+    except InvalidArgumentError:
+        return None
+
+
+if __name__ == "__main__":
+    run_child(write)

@@ -1,0 +1,123 @@
+"""The suite that every online store must pass.
+
+A backend's tests are one class and one line::
+
+    class TestRedisStore(OnlineStoreSuite):
+        factories = [open_redis_for_test]
+
+A factory takes an empty folder and returns an open store; called again with the same folder, it returns a store with the same content.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from featurestore.online.store import TABLES, Head, OnlineStore, read_head, write_head
+
+Factory = Callable[[Path], OnlineStore]
+
+
+class OnlineStoreSuite:
+    """What a store promises, as tests; subclass it and give the factories."""
+
+    factories: ClassVar[Sequence[Factory]] = ()
+
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        """Run every test with every factory."""
+        metafunc.parametrize("factory", self.factories)
+
+    @pytest.fixture
+    def store(self, factory: Factory, tmp_path: Path) -> OnlineStore:
+        """Return an empty store."""
+        return factory(tmp_path)
+
+    def test_a_value_is_what_was_put(self, store: OnlineStore) -> None:
+        """Every table keeps its own values; a second put replaces the first."""
+        with store.write() as transaction:
+            for table in TABLES:
+                transaction.put(table, b"key", b"old")
+                transaction.put(table, b"key", table.encode())
+        with store.read() as snapshot:
+            assert [snapshot.get(table, b"key") for table in TABLES] == [table.encode() for table in TABLES]
+            assert snapshot.get("rows", b"other") is None
+
+    def test_multi_get_keeps_the_order_of_keys(self, store: OnlineStore) -> None:
+        """Repeats are answered again, and a missing key is None."""
+        with store.write() as transaction:
+            transaction.put_many("rows", [(b"p1", b"one"), (b"p2", b"two")])
+            transaction.put_many("pages", [(b"p1", b"page")])
+        with store.read() as snapshot:
+            assert snapshot.multi_get("rows", b"p", [b"2", b"1", b"3", b"2"]) == [b"two", b"one", None, b"two"]
+            assert snapshot.multi_get("pages", b"p", [b"1", b"2"]) == [b"page", None]
+
+    def test_scan_goes_through_a_range_in_order(self, store: OnlineStore) -> None:
+        """The first key is included, the last is not."""
+        names = [b"a", b"a\x00", b"a\xff", b"b", b"c"]
+        with store.write() as transaction:
+            for name in reversed(names):
+                transaction.put("log", name, b"v" + name)
+        with store.read() as snapshot:
+            assert list(snapshot.scan("log", b"a\x00", b"c")) == [(name, b"v" + name) for name in names[1:4]]
+            assert list(snapshot.scan("log", b"d", b"z")) == []
+
+    def test_delete_takes_a_key_away(self, store: OnlineStore) -> None:
+        """Deleting what is not there does nothing."""
+        with store.write() as transaction:
+            transaction.put("meta", b"key", b"value")
+        with store.write() as transaction:
+            transaction.delete("meta", b"key")
+            transaction.delete("meta", b"never")
+            assert transaction.get("meta", b"key") is None
+        with store.read() as snapshot:
+            assert snapshot.get("meta", b"key") is None
+
+    def test_a_snapshot_stays_as_it_was(self, store: OnlineStore) -> None:
+        """A reader neither waits for a writer nor sees half of what it does."""
+        with store.write() as transaction:
+            transaction.put("rows", b"key", b"before")
+        with store.read() as snapshot:
+            with store.write() as transaction:
+                transaction.put("rows", b"key", b"after")
+                assert transaction.get("rows", b"key") == b"after"
+                assert snapshot.get("rows", b"key") == b"before"
+            assert snapshot.get("rows", b"key") == b"before"
+        with store.read() as snapshot:
+            assert snapshot.get("rows", b"key") == b"after"
+
+    def test_an_error_undoes_the_whole_write(self, store: OnlineStore) -> None:
+        """Nothing of a failed transaction is there, and the next one works."""
+        with pytest.raises(ZeroDivisionError), store.write() as transaction:
+            transaction.put("rows", b"key", b"value")
+            raise ZeroDivisionError
+        with store.write() as transaction:
+            assert transaction.get("rows", b"key") is None
+
+    def test_what_was_committed_is_there_after_reopening(self, factory: Factory, tmp_path: Path) -> None:
+        """A store comes back as it was left."""
+        with closing(factory(tmp_path)) as store, store.write() as transaction:
+            transaction.put("rows", b"key", b"value")
+        with closing(factory(tmp_path)) as store, store.read() as snapshot:
+            assert snapshot.get("rows", b"key") == b"value"
+
+    def test_the_head_is_what_was_recorded(self, store: OnlineStore) -> None:
+        """An empty store has the first head."""
+        head = Head(last_seq=7, pushed_seq=5, clock=-1, earliest_parked=12)
+        with store.read() as snapshot:
+            assert read_head(snapshot) == Head()
+        with store.write() as transaction:
+            write_head(transaction, head)
+        with store.read() as snapshot:
+            assert read_head(snapshot) == head
+
+    def test_keys_of_the_greatest_length_fit(self, store: OnlineStore) -> None:
+        """A keyspace, a length, a key of 480 bytes and a page number make the longest key there is."""
+        key = b"\x00\x00\x00\x01" + b"k" * 490
+        with store.write() as transaction:
+            transaction.put("pages", key, b"page")
+        with store.read() as snapshot:
+            assert snapshot.multi_get("pages", key[:4], [key[4:]]) == [b"page"]
