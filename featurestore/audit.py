@@ -344,7 +344,7 @@ class FoldedSegment:
         number: Its number, counted from 0 for each worker.
         calls: Reads in it.
         dropped: Reads that it could not count because it was full.
-        closed: Whether the worker said that it was its last.
+        closed: Whether it was the worker's last: the worker said so, or is gone.
     """
 
     worker: str
@@ -501,7 +501,7 @@ class _SegmentReader:
             environment=environment,
             started_at=words[_H_STARTED],
             ended_at=last_sign,
-            closed=words[_H_STATE] == _LAST,
+            closed=words[_H_STATE] != _ROTATED,  # a live one is only read when its worker is gone: it was the last
             dropped=words[_H_DROPPED],
             counts=counts,
         )

@@ -30,9 +30,7 @@ from featurestore.errors import (
 )
 
 if TYPE_CHECKING:
-    from featurestore.config import Settings
     from featurestore.registry.plan import ChangePlan
-    from featurestore.serving.settings import ServeSettings
     from featurestore.store import FeatureStore
 
 SCHEMA_VERSION = 1
@@ -329,11 +327,11 @@ def serve(
 ) -> None:
     """Serve features over gRPC and HTTP until SIGTERM."""
     from featurestore.config import find_project, load_settings
+    from featurestore.serving.settings import serve_settings
     from featurestore.serving.supervise import serve as run
 
     given = {"host": host, "grpc_port": grpc_port, "http_port": http_port, "workers": workers, "auth": auth}
-    chosen = {name: value for name, value in given.items() if value is not None}
-    run(_serve_settings(load_settings(project or find_project()), clock=clock, **chosen))
+    run(serve_settings(load_settings(project or find_project()), clock=clock, **given))  # type: ignore[arg-type]  # by name
 
 
 @token_app.command("create")
@@ -438,28 +436,6 @@ def _store(project: Path | None, consumer: str | None = None) -> FeatureStore:
     from featurestore.store import FeatureStore
 
     return FeatureStore(project or find_project(), consumer=consumer)
-
-
-def _serve_settings(settings: Settings, *, clock: str, **given: Any) -> ServeSettings:
-    """Return what a server is told: the project's settings, and what the command line says instead."""
-    import msgspec
-
-    from featurestore.serving.settings import ServeSettings
-
-    told = msgspec.structs.asdict(settings.serving) | given
-    told["http_port"] = None if told["http_port"] == -1 else told["http_port"]
-    for name in ("tls_certificate", "tls_key"):
-        told[name] = settings.root / told[name] if told[name] else None
-    return ServeSettings(
-        project=settings.root,
-        store_dir=settings.store,
-        registry_url=settings.registry_url,
-        name=settings.project.name,
-        environment=settings.project.environment,
-        buckets=settings.offline.buckets,
-        clock=_one_of("clock", clock, ("system", "replay")),
-        **told,
-    )
 
 
 def _one_of(what: str, given: str, allowed: Sequence[str]) -> Any:

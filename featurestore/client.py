@@ -139,7 +139,10 @@ class ReadShape:
         """
         columns = pack_columns(self.keys, keys, place="$.keys", nullable=False)
         columns += pack_columns(self.request, request, place="$.request", nullable=True)
-        given = {**{f"$.keys.{n}": keys[n] for n, _ in self.keys}, **{f"$.request.{n}": request[n] for n, _ in self.request}}
+        given = {
+            **{f"$.keys.{n}": keys[n] for n, _ in self.keys},
+            **{f"$.request.{n}": request[n] for n, _ in self.request},
+        }
         _check_lengths(given)
         return pb.ReadRequest(plan=self.schema.fingerprint, columns=columns).SerializeToString()
 
@@ -167,7 +170,9 @@ def pack_columns(
             raise InvalidArgumentError(f"Column '{name}' is missing.{_hint(name, given)}", place=f"{place}.{name}")
     for name in given:
         if name not in types:
-            raise InvalidArgumentError(f"Column '{name}' is not asked for.{_hint(name, types)}", place=f"{place}.{name}")
+            raise InvalidArgumentError(
+                f"Column '{name}' is not asked for.{_hint(name, types)}", place=f"{place}.{name}"
+            )
     return [
         _pack_column(name, dtype, _as_list(given[name], f"{place}.{name}"), place=f"{place}.{name}", nullable=nullable)
         for name, dtype in types.items()
@@ -203,8 +208,8 @@ def error_of(code: grpc.StatusCode, text: str, trailers: Mapping[str, str], targ
     return error
 
 
-def texts(metadata: Iterable[tuple[str, str | bytes]] | None) -> dict[str, str]:
-    """Return metadata by name, without binary fields; of a repeated name, the last.
+def texts(metadata: Any) -> dict[str, str]:
+    """Return gRPC metadata by name, without binary fields; of a repeated name, the last; None has none.
 
     >>> texts((("fs-place", "$.keys"), ("trace-bin", b"1")))
     {'fs-place': '$.keys'}
@@ -557,7 +562,9 @@ def _as_list(values: Any, place: str) -> Sequence[Any]:
         if hasattr(values, convert):
             values = getattr(values, convert)()
     if not isinstance(values, list | tuple):
-        raise InvalidArgumentError(f"Expected a list of values, got {type(values).__name__} {values!r:.80}.", place=place)
+        raise InvalidArgumentError(
+            f"Expected a list of values, got {type(values).__name__} {values!r:.80}.", place=place
+        )
     return values
 
 
@@ -581,11 +588,6 @@ def _check_lengths(given: Mapping[str, Any]) -> None:
 def _hint(name: str, available: Iterable[str]) -> str:
     near = nearest_name(name, available)
     return f" Did you mean '{near}'?" if near else ""
-
-
-def texts(metadata: Any) -> dict[str, str]:
-    """Return the fields of gRPC metadata that are text; None has none."""
-    return {name: value for name, value in metadata or () if isinstance(value, str)}
 
 
 def _warn(metadata: Any) -> None:

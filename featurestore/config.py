@@ -106,8 +106,8 @@ def load_settings(root: str | Path) -> Settings:
             "project", str(folder), [], repair=f"Run `featurestore init {root}`, or name another folder."
         )
     try:
-        file = msgspec.convert(tomllib.loads(path.read_text()), _File)
-    except tomllib.TOMLDecodeError as error:
+        file = msgspec.convert(tomllib.loads(path.read_text("utf-8")), _File)
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not TOML: {error}.") from error
     except msgspec.ValidationError as error:
         raise ConfigError(f"{path}: {error}.{_hint(str(error))}") from error

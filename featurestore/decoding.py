@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,7 +111,7 @@ def decode(schema: pb.Schema, response: bytes) -> OnlineRows:
     if len(spans) != len(schema.views):
         raise CorruptionError(f"The response has {len(spans)} views, the schema {len(schema.views)}.")
     views = [
-        _strided(response, first, last, view) or _parsed(response[first:last])
+        _strided(response, first, last, view) or _parsed(response[first:last], view)
         for (first, last), view in zip(spans, schema.views, strict=True)
     ]
     if len({len(view.event_time) for view in views}) > 1:
@@ -176,6 +176,8 @@ class _ViewRows:
 
     def null(self, bit: int) -> NDArray[np.bool_]:
         """Return which rows are null in one feature."""
+        if not len(self.event_time):
+            return np.zeros(0, np.bool_)
         nulls: NDArray[np.bool_] = (self.nulls[:, bit // 64] & np.uint64(1 << (bit % 64))) != 0
         return nulls
 
@@ -256,18 +258,27 @@ def _shape(row: bytes, body: int, view: pb.ViewSchema) -> tuple[tuple[int, ...],
     return ((body + 1, body + 10, nulls_at, *lanes, words), constant) if at == len(row) else None
 
 
-def _parsed(body: bytes) -> _ViewRows:
+def _parsed(body: bytes, view: pb.ViewSchema) -> _ViewRows:
     """Read the rows of a view through generated protobuf."""
     try:
         rows = pb.ViewRows.FromString(body).rows
-    except DecodeError as error:
-        raise CorruptionError(f"The rows of a view cannot be parsed: {error}.") from error
-    count = len(rows)
-    return _ViewRows(
-        event_time=np.array([row.event_time for row in rows], np.int64),
-        state=np.array([row.state for row in rows], np.uint32),
-        nulls=np.array([list(row.nulls) for row in rows], np.uint64).reshape(count, -1),
-        doubles=np.array([list(row.doubles) for row in rows], np.float64).reshape(count, -1),
-        integers=np.array([list(row.integers) for row in rows], np.int64).reshape(count, -1),
-        strings=[list(row.strings) for row in rows],
-    )
+        return _ViewRows(
+            event_time=np.array([row.event_time for row in rows], np.int64),
+            state=np.array([row.state for row in rows], np.uint32),
+            nulls=_matrix([row.nulls for row in rows], len(rows[0].nulls) if rows else 0, np.uint64),
+            doubles=_matrix([row.doubles for row in rows], view.doubles, np.float64),
+            integers=_matrix([row.integers for row in rows], view.integers, np.int64),
+            strings=[_exactly(row.strings, view.strings) for row in rows],
+        )
+    except (DecodeError, ValueError) as error:
+        raise CorruptionError(f"The rows of {view.ref} cannot be read: {error}.") from error
+
+
+def _matrix(rows: Sequence[Sequence[float]], width: int, dtype: type[np.generic]) -> NDArray[Any]:
+    return np.array([_exactly(row, width) for row in rows], dtype).reshape(len(rows), width)
+
+
+def _exactly(values: Sequence[Any], count: int) -> list[Any]:
+    if len(values) != count:
+        raise ValueError(f"{len(values)} values where the schema has {count}")
+    return list(values)

@@ -94,7 +94,7 @@ def undeclared_refs(snapshot: RegistrySnapshot, plan: ReadPlan, identity: Identi
     """
     manifest = snapshot.document.consumers.get(identity.consumer)
     expired = manifest is not None and manifest.expires_at is not None and manifest.expires_at <= now
-    declared = set(manifest.reads) if manifest and not expired else set()
+    declared = _declared(snapshot, manifest.reads) if manifest and not expired else frozenset()
     return tuple(ref for ref in plan.counted if ref not in declared)
 
 
@@ -110,6 +110,13 @@ def check_declared(snapshot: RegistrySnapshot, plan: ReadPlan, identity: Identit
         who = f"Consumer '{identity.consumer}'" if identity.consumer else f"Principal '{identity.principal}'"
         raise AccessDeniedError(f"{who} does not declare {', '.join(refused)}.", repair=_repair(identity, refused))
     return tuple(f"{ref} is read undeclared" for ref in undeclared if _access(snapshot, ref) == "warn")
+
+
+def _declared(snapshot: RegistrySnapshot, reads: Iterable[str]) -> frozenset[str]:
+    """Return what a manifest covers: its references, and the inputs of its on-demand features."""
+    refs = [FeatureRef.parse(text).plain() for text in reads]
+    inputs = (text for ref in refs for text in snapshot.view(ref.view_ref).inputs)
+    return frozenset((*map(str, refs), *inputs))
 
 
 def _access(snapshot: RegistrySnapshot, ref: str) -> str:

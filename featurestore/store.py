@@ -335,7 +335,7 @@ class FeatureStore(AbstractContextManager["FeatureStore"]):
         from featurestore.offline.datasets import save_dataset
 
         dataset = save_dataset(
-            name, training_set, self._datasets_folder, tables=self.table, now=self._clock(), consumer=self.consumer
+            name, training_set, self._datasets_folder, now=self._clock(), consumer=self.consumer or None
         )
         self.apply(self._with_dataset(dataset))
         return dataset

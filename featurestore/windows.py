@@ -41,6 +41,7 @@ DIGIT_BITS, FRACTION_DIGITS, DIGITS = 32, 34, 68
 _DIGIT_MASK = (1 << DIGIT_BITS) - 1
 _FRACTION_BITS = DIGIT_BITS * FRACTION_DIGITS
 
+Array = TypeVar("Array", bound=npt.NDArray[Any])
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -186,11 +187,11 @@ def _each(limit: Int64Array | int | None, reads: int) -> Int64Array:
     return _frozen(np.full(reads, INT64_MAX if limit is None else limit, np.int64))
 
 
-def _frozen(array: Any) -> Any:
+def _frozen(array: Array) -> Array:
     """Return a contiguous view that cannot be written: one form of array, so that each kernel is compiled once."""
     view = np.ascontiguousarray(array).view()
     view.flags.writeable = False
-    return view
+    return cast(Array, view)
 
 
 def _wanted(aggregations: Sequence[AggregationRecord]) -> dict[tuple[str, int], _Wants]:

@@ -187,11 +187,6 @@ class Snapshot:
     consumers: Mapping[str, Consumer]
     datasets: Mapping[str, Dataset]
 
-    @property
-    def features(self) -> Mapping[str, Feature]:
-        """``view@v1:feature`` -> feature, of every version."""
-        return {feature.ref: feature for view in self.views.values() for feature in view.features}
-
     def inputs_of(self, ref: str) -> frozenset[str]:
         """Return all that an on-demand feature is computed from, so that reading it reads them; nothing for any other feature."""
         found: set[str] = set()

@@ -171,7 +171,7 @@ def test_kill_9_loses_no_counted_read(tmp_path, database):
     done = subprocess.run([sys.executable, "-c", KILLED, tmp_path, "1234"], capture_output=True, check=False)
     assert (done.returncode, done.stdout) == (-signal.SIGKILL, b"counted\n"), done.stderr
     report = collect(tmp_path, database)
-    assert [(folded.calls, folded.closed) for folded in report.folded] == [(1234, False)]
+    assert [(folded.calls, folded.closed) for folded in report.folded] == [(1234, True)]
     assert calls(database) == {TEMP: 1234, SEATS: 1234}
     assert database.execute("SELECT sum(entity_rows) FROM usage_daily WHERE feature = 'temp'").fetchone() == (3702,)
 

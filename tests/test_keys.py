@@ -16,7 +16,8 @@ VALUES = {
     "int8": st.integers(-(2**7), 2**7 - 1),
     "int32": st.integers(-(2**31), 2**31 - 1),
     "int64": st.integers(-(2**63), 2**63 - 1),
-    "string": st.text(st.characters(exclude_categories=["Cs"]), max_size=20) | st.sampled_from(["a", "a\0", "\0a", "ab"]),
+    "string": st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+    | st.sampled_from(["a", "a\0", "\0a", "ab"]),
     "binary": st.binary(max_size=20),
     "timestamp": st.datetimes(timezones=st.just(__import__("datetime").UTC)),
     "date": st.dates(),
@@ -39,7 +40,8 @@ def test_rows_requests_and_single_values_give_the_same_bytes(case):
     assert encode_columns(columns, dtypes) == single
     key_set = KeySet("e", tuple(f"k{i}" for i in range(len(dtypes))), tuple(dtypes))
     request = [
-        pb.Column(name=f"k{i}", **{dtype.lane: [to_wire(dtype, key[i]) for key in keys]}) for i, dtype in enumerate(dtypes)
+        pb.Column(name=f"k{i}", **{dtype.lane: [to_wire(dtype, key[i]) for key in keys]})
+        for i, dtype in enumerate(dtypes)
     ]
     assert encode_request(request, key_set) == single
 
@@ -71,7 +73,11 @@ ROUTE = KeySet("route", ("origin", "dest"), (DType("string"), DType("int32")))
     [
         ([pb.Column(name="orgin", strings=[b"a"])], ORIGIN, r"missing. Did you mean 'orgin'\? - at `\$.keys.origin`"),
         ([pb.Column(name="origin", strings=[b"a", b""], nulls=[1])], ORIGIN, r"null. - at `\$.keys.origin\[1\]`"),
-        ([pb.Column(name="origin", integers=[1])], ORIGIN, r"Expected string, got integers. - at `\$.keys.origin\[0\]`"),
+        (
+            [pb.Column(name="origin", integers=[1])],
+            ORIGIN,
+            r"Expected string, got integers. - at `\$.keys.origin\[0\]`",
+        ),
         ([pb.Column(name="origin", strings=[b"a"], doubles=[1.0])], ORIGIN, "got doubles"),
         ([pb.Column(name="origin", strings=[b"a", b"x" * 480])], ORIGIN, r"481 bytes.*\$.keys.origin\[1\]"),
         (

@@ -77,7 +77,7 @@ columns = st.sampled_from(SOURCES).flatmap(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(columns, st.sampled_from(DECLARED))
 def test_canonical_never_changes_a_value(column, declared):
     found = canonical_value(column, declared)
@@ -143,7 +143,7 @@ def test_a_day_in_milliseconds_stays_that_day_or_is_refused():
 
 
 def test_a_missing_column_is_named_with_the_nearest():
-    with pytest.raises(InvalidArgumentError, match="Column 'temp' is missing. Did you mean 'tmep'"):
+    with pytest.raises(InvalidArgumentError, match=r"Column 'temp' is missing\. Did you mean 'tmep'"):
         schema_of(feature("temp", "float64")).canonical(table(tmep=pa.array([1.0])))
 
 

@@ -95,7 +95,7 @@ def main(folder: Path) -> None:
             "reads and writes; from now on the store can tell a declared read from an undeclared one.",
         ):
             dataset = store.save("delay_training", training)
-            tell(f"dataset delay_training: {dataset.rows} rows, digest {dataset.digest[:16]}")
+            tell(f"dataset delay_training: {dataset.manifest.rows} rows, digest {dataset.manifest.digest[:16]}")
             store.apply([delay_model(auc)], message="delay_model 1")
             run(folder, "featurestore", "list", "consumers")
             tokens = issue_tokens(store)

@@ -6,14 +6,15 @@ rows that a table has are left out, and the log is trimmed only when every table
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from featurestore.flow.row_log import conform, logged_rows
 from featurestore.offline.table import OfflineTable
-from featurestore.online.store import OnlineStore
+from featurestore.online.store import Head, OnlineStore
 from featurestore.refs import ViewRef
 from featurestore.rows import SEQ
 
@@ -41,6 +42,14 @@ def fold_log(store: OnlineStore, tables: Tables) -> int:
         with store.write() as transaction:
             for key in keys:
                 transaction.delete("log", key)
+
+
+def folded_head(head: Head, views: Iterable[ViewRef], tables: Tables) -> Head:
+    """Return the head of a store that lost what it knew: it goes on after the last number that the offline tables hold."""
+    filled = [table for table in map(tables, views) if table.exists]
+    pushed = max((table.fold_position for table in filled), default=0)
+    last = max((pc.max(table.read([SEQ])[SEQ]).as_py() or 0 for table in filled), default=0)
+    return replace(head, last_seq=max(last, pushed), pushed_seq=pushed)
 
 
 def _next(store: OnlineStore) -> tuple[list[bytes], dict[ViewRef, list[pa.Table]]]:

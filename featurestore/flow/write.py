@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from featurestore.errors import FailedPreconditionError, InvalidArgumentError, UnavailableError
 from featurestore.flow.apply import WrittenView, apply_rows
-from featurestore.flow.fold import Tables, fold_log
+from featurestore.flow.fold import Tables, fold_log, folded_head
 from featurestore.flow.ingest import late_creation_warning
 from featurestore.flow.materialize import MaterializeReport, fill_online
 from featurestore.flow.parked import earliest_parked, park_rows, take_due
@@ -84,6 +84,7 @@ class Writer(AbstractContextManager["Writer"]):
         self._snapshot = snapshot
         self._clock = clock
         self._tables = tables
+        self._recover()
 
     def write(self, ref: ViewRef, rows: pa.Table, *, write_id: bytes = b"") -> WriteReport:
         """Accept rows of a view; when this returns they are durable, and visible unless they are dated after now.
@@ -175,6 +176,15 @@ class Writer(AbstractContextManager["Writer"]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _recover(self) -> None:
+        """Go on after the numbers that are in use, if the online store was lost and is empty again."""
+        if self.head() == Head():
+            views = [ref for ref, record in self._snapshot().view_versions() if record.source is not None]
+            head = folded_head(Head(), views, self._tables)
+            if head != Head():
+                with self._store.write() as transaction:
+                    write_head(transaction, head)
 
     def _release(self, transaction: Transaction, *, now: int | None = None) -> Head:
         """Apply parked rows that are due, and move the store's clock: everything up to it is visible, nothing after it."""

@@ -11,14 +11,14 @@ import grpc
 
 from featurestore.errors import UnavailableError
 from featurestore.flow.fold import Tables
-from featurestore.flow.remote import RemoteWriter, writer_socket
+from featurestore.flow.remote import RemoteWriter, socket_path
 from featurestore.flow.write import Clock, Writer
 from featurestore.registry.snapshot import RegistrySnapshot
 
-AnyWriter = Writer | RemoteWriter
-
 _CLOCK = "clock"
 _PATIENCE = 10.0  # seconds to wait for another process that holds the lock for a short while
+
+AnyWriter = Writer | RemoteWriter
 
 
 @contextmanager
@@ -68,7 +68,7 @@ def _reach(store: Path, take: Callable[[], Writer]) -> AnyWriter:
 
 def _is_served(store: Path) -> bool:
     """Say whether a writer answers at the socket; one that was killed leaves its file behind."""
-    path = writer_socket(store)
+    path = socket_path(store)
     if not path.exists():
         return False
     with grpc.insecure_channel(f"unix:{path}") as channel:

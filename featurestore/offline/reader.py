@@ -33,6 +33,29 @@ Position = int | Mapping[str, int] | None
 
 
 @dataclass(frozen=True, slots=True)
+class ViewSource:
+    """The files that a view was read from.
+
+    Attributes:
+        view: The view version, with its alias if it was read under one.
+        version: Version of its Delta log.
+        files: The live files of that version, relative to the view's folder.
+    """
+
+    view: str
+    version: int
+    files: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ViewRead:
+    """A view as it was read for a spine: its features, what became of each row, and where it was read from."""
+
+    joined: Joined
+    source: ViewSource
+
+
+@dataclass(frozen=True, slots=True)
 class ViewReader:
     """Reads one view after the other under the same knowledge."""
 
@@ -41,7 +64,7 @@ class ViewReader:
     knowledge: Knowledge
     position: Position
 
-    def read(self, view: PlannedView, keys: pa.Table, at: Int64Array, timed: BoolArray) -> Joined:
+    def read(self, view: PlannedView, keys: pa.Table, at: Int64Array, timed: BoolArray) -> ViewRead:
         """Return the view's features for each spine row.
 
         Args:
@@ -60,11 +83,15 @@ class ViewReader:
             raise FailedPreconditionError(
                 f"{view.ref} was never filled.", repair=f"Run `featurestore {verb} {view.ref.view}`."
             )
+        table = table.pinned()
         spine = Spine(keys.rename_columns([key.name for key in table.schema.keys]), at, timed)
         rule = PointInTimeRule(view.record.ttl, self.knowledge, self._position(view), view.record.backfilled_until)
         if view.record.kind == "window":
-            return self._fold(view, table, spine, rule)
-        return self.engine.join(table, spine, rule, [feature.name for feature in view.features])
+            joined = self._fold(view, table, spine, rule)
+        else:
+            joined = self.engine.join(table, spine, rule, [feature.name for feature in view.features])
+        files = tuple(str(file.path.relative_to(table.directory)) for file in table.files())
+        return ViewRead(joined, ViewSource(str(view.ref), table.version, files))
 
     def _position(self, view: PlannedView) -> int | None:
         if not isinstance(self.position, Mapping):

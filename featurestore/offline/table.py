@@ -12,7 +12,6 @@ The log holds no values of keys or features, so that erasing an entity does not 
 from __future__ import annotations
 
 import json
-import os
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -32,6 +31,7 @@ from deltalake.transaction import AddAction
 
 from featurestore.errors import ConflictError, CorruptionError, FailedPreconditionError, NotFoundError
 from featurestore.offline.buckets import buckets_of
+from featurestore.offline.durable import sync
 from featurestore.offline.relations import query, quoted, with_integer_times
 from featurestore.rows import CREATED, EVENT, SEQ, RowSchema
 from featurestore.types import INT64_MIN
@@ -83,12 +83,14 @@ class OfflineTable:
         directory: Folder of the version; made by the first load or append.
         schema: Columns of its rows. A column that older files lack reads as null.
         buckets: Number of hash buckets of a new table; an existing one keeps its own.
+        at_version: Read this version of the Delta log; None is the newest.
     """
 
-    def __init__(self, directory: Path, schema: RowSchema, *, buckets: int = 16) -> None:
+    def __init__(self, directory: Path, schema: RowSchema, *, buckets: int = 16, at_version: int | None = None) -> None:
         self.directory = directory
         self.schema = schema
         self._new_buckets = buckets
+        self._at_version = at_version
 
     def __repr__(self) -> str:
         return f"OfflineTable({str(self.directory)!r})"
@@ -100,8 +102,8 @@ class OfflineTable:
 
     @property
     def version(self) -> int:
-        """Version of the Delta log."""
-        return int(self._open().version())
+        """Version of the Delta log that is read."""
+        return int(self._open(self._at_version).version())
 
     @property
     def buckets(self) -> int:
@@ -113,14 +115,18 @@ class OfflineTable:
         """Number of the greatest fold that is committed, 0 before the first."""
         return self._open().transaction_version(FOLD) or 0 if self.exists else 0
 
-    def files(self, version: int | None = None) -> tuple[DataFile, ...]:
-        """Return the live files of a version of the log (None: the newest), in order of their paths."""
-        actions = pa.table(self._open(version).get_add_actions(flatten=True))
+    def files(self) -> tuple[DataFile, ...]:
+        """Return the live files, in order of their paths."""
+        actions = pa.table(self._open(self._at_version).get_add_actions(flatten=True))
         names = ("path", f"partition.{BUCKET}", "num_records", "size_bytes")
         found = zip(*(actions[name].to_pylist() for name in names), strict=True)
         return tuple(
             sorted((DataFile(self.directory / path, *facts) for path, *facts in found), key=lambda file: file.path)
         )
+
+    def pinned(self) -> OfflineTable:
+        """Return the table as it is now, for reads that must all see the same rows."""
+        return OfflineTable(self.directory, self.schema, at_version=self.version)
 
     # --- writing ---------------------------------------------------------------------------------------------------------------------
 
@@ -202,19 +208,10 @@ class OfflineTable:
         order = pq.SortingColumn.from_ordering(
             rows.schema, [(column.name, "ascending") for column in self.schema.keys] + _TIME_ORDER, "at_start"
         )
-        with path.open("wb") as file:
-            pq.write_table(
-                rows,
-                file,
-                compression="zstd",
-                row_group_size=ROW_GROUP,
-                write_page_checksum=True,
-                sorting_columns=order,
-            )
-            file.flush()
-            os.fsync(file.fileno())
-            size = file.tell()
-        _sync_folder(path.parent)
+        pq.write_table(
+            rows, path, compression="zstd", row_group_size=ROW_GROUP, write_page_checksum=True, sorting_columns=order
+        )
+        sync(path, path.parent, self.directory)
         first, last = pc.min_max(rows[SEQ]).as_py().values()
         statistics = {
             "numRecords": len(rows),
@@ -224,7 +221,12 @@ class OfflineTable:
         }
         partition = {BUCKET: None if bucket is None else str(bucket)}
         return AddAction(
-            f"{folder}/{path.name}", size, partition, time.time_ns() // 1_000_000, True, json.dumps(statistics)
+            f"{folder}/{path.name}",
+            path.stat().st_size,
+            partition,
+            time.time_ns() // 1_000_000,
+            True,
+            json.dumps(statistics),
         )
 
     def _commit(self, added: Sequence[AddAction], fold: int | None = None) -> int:
@@ -248,9 +250,7 @@ class OfflineTable:
         """Make the newest commit durable: the log's own writer renames without syncing."""
         version = int(self._open().version())
         log = self.directory / "_delta_log"
-        with (log / f"{version:020}.json").open("rb") as entry:
-            os.fsync(entry.fileno())
-        _sync_folder(log)
+        sync(log / f"{version:020}.json", log)
         return version
 
     # --- reading ---------------------------------------------------------------------------------------------------------------------
@@ -398,11 +398,3 @@ def _damaged_chunks(path: Path) -> Iterator[int]:
                 except (OSError, pa.ArrowException):
                     chunk = parquet.metadata.row_group(group).column(column)
                     yield chunk.dictionary_page_offset or chunk.data_page_offset
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -15,7 +15,7 @@ from featurestore.errors import FailedPreconditionError, InvalidArgumentError
 from featurestore.offline.engines import Engine, engine_of
 from featurestore.offline.on_demand import compute_on_demand
 from featurestore.offline.point_in_time import STATUSES, Int64Array, Knowledge
-from featurestore.offline.reader import Position, ViewReader
+from featurestore.offline.reader import Position, ViewReader, ViewSource
 from featurestore.offline.spine import spine_columns, spine_times
 from featurestore.offline.table import OfflineTable
 from featurestore.planning import PlannedView, ReadPlan
@@ -75,6 +75,8 @@ class TrainingSet:
         plan: The plan that was read.
         knowledge: What counted as known.
         position: For ``as_served``: the position, or the position of each view version.
+        engine: Name of the engine that joined.
+        sources: Where each view was read from.
         report: What became of the spine's rows.
     """
 
@@ -82,6 +84,8 @@ class TrainingSet:
     plan: ReadPlan
     knowledge: Knowledge
     position: Position
+    engine: str
+    sources: tuple[ViewSource, ...]
     report: TrainingReport
 
     def __repr__(self) -> str:
@@ -153,17 +157,19 @@ def read_training_set(
     at, timed = spine_times(spine, timestamp)
     keys = [spine_columns(spine, list(zip(k.columns, k.dtypes, strict=True)), "join key") for k in plan.key_sets]
     request = spine_columns(spine, plan.request, "request column")
-    reader = ViewReader(tables, engine_of(engine) if isinstance(engine, str) else engine, knowledge, position)
-    joined = [reader.read(view, keys[view.key_set], at, timed) for view in plan.views]
-    stored = [part.table for part in joined]
+    engine = engine_of(engine) if isinstance(engine, str) else engine
+    reader = ViewReader(tables, engine, knowledge, position)
+    read = [reader.read(view, keys[view.key_set], at, timed) for view in plan.views]
+    stored = [part.joined.table for part in read]
     computed = [compute_on_demand(view, request, stored, len(spine)) for view in plan.on_demand]
     sources = stored + computed
     table = spine
     for output in plan.outputs:
         table = table.append_column(output.name, sources[output.source][output.ref.feature])
-    views = tuple(_view_report(view, part.status) for view, part in zip(plan.views, joined, strict=True))
+    views = tuple(_view_report(view, part.joined.status) for view, part in zip(plan.views, read, strict=True))
     warnings = (*_time_warnings(at[timed], now), *_loss_warnings(plan, views, len(spine)))
-    return TrainingSet(table, plan, knowledge, position, TrainingReport(len(spine), views, warnings))
+    report = TrainingReport(len(spine), views, warnings)
+    return TrainingSet(table, plan, knowledge, position, engine.name, tuple(part.source for part in read), report)
 
 
 def _check_names(plan: ReadPlan, spine: pa.Table) -> None:

@@ -184,9 +184,7 @@ def _prepare_view(snapshot: Snapshot, view: PlannedView) -> _StoredView | _Windo
         name = f"{view.ref.view}@v{view.ref.version}"
         raise FailedPreconditionError(
             f"{name} was never filled online.",
-            repair=f"Run `featurestore materialize {name}`."
-            if record.source is not None and record.source.kind != "push"
-            else f"Run `featurestore write {name}`.",
+            repair=f"Run `featurestore materialize {name}`, or `featurestore write {name}` if it has no rows yet.",
         )
     answered = _answered_layout(view)
     if record.kind == "window":

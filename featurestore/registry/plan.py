@@ -17,7 +17,7 @@ from featurestore.definitions import (
     OnDemandFeatureView,
 )
 from featurestore.definitions.checks import check_unique
-from featurestore.errors import FailedPreconditionError, NotFoundError
+from featurestore.errors import DefinitionError, FailedPreconditionError, NotFoundError
 from featurestore.refs import FeatureRef, ViewRef
 from featurestore.registry.resolution import Resolver
 from featurestore.registry.snapshot import (
@@ -108,6 +108,7 @@ def plan_changes(
     for consumer in sorted_out[Consumer]:
         resolver.add_consumer(consumer)
     document = resolver.document()
+    _check_readable(document)
     _check_sources(snapshot.document, document, check_source)
     changes = tuple(_changes(snapshot.document, document))
     return ChangePlan(snapshot.revision, document, changes, tuple(_notes(snapshot.document, sorted_out)))
@@ -200,6 +201,14 @@ def _by_kind(definitions: Iterable[Definition]) -> dict[type, list[Any]]:
     check_unique("Service", (service.name for service in kinds[FeatureService]), "features")
     check_unique("Consumer", (consumer.key for consumer in kinds[Consumer]), "features")
     return kinds
+
+
+def _check_readable(document: Document) -> None:
+    """Refuse a document that would not be read back as it is, such as one with a number for a tag."""
+    try:
+        msgspec.json.decode(RegistrySnapshot(document).to_json(), type=Document, strict=False)
+    except (msgspec.MsgspecError, TypeError, ValueError) as error:
+        raise DefinitionError(f"A definition says something that cannot be kept: {error}.") from error
 
 
 def _check_sources(old: Document, new: Document, check: Callable[[str, ViewRecord], None]) -> None:

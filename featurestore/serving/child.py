@@ -1,5 +1,6 @@
-"""What every process of a server has in common: its settings come on standard input, it says once that it is ready, and it drains
-when it is told to or when its parent is gone.
+"""What every process of a server has in common.
+
+Its settings come on standard input, it says once that it is ready, and it drains when it is told to or when its parent is gone.
 """
 
 from __future__ import annotations
@@ -68,16 +69,17 @@ def tell(**facts: Any) -> None:
     print(json.dumps(facts), flush=True)  # noqa: T201  # the line is the message
 
 
-async def every(seconds: float, step: Callable[[], Awaitable[object]]) -> None:
+async def every(seconds: float, what: str, step: Callable[[], Awaitable[object]]) -> None:
     """Do something again and again, for as long as the process lives.
 
     Args:
         seconds: Pause between the end of one time and the start of the next.
-        step: What to do; if it fails in a way that is known (the disk is full, the registry is locked) it is tried again.
+        what: What that is, for the log.
+        step: Does it; if it fails in a way that is known (the disk is full, the registry is locked) it is tried again.
     """
     while True:
         await asyncio.sleep(seconds)
         try:
             await step()
         except (FeatureStoreError, OSError) as error:
-            logging.getLogger(__name__).warning("%s failed and will be tried again: %s", step.__qualname__, error)
+            logging.getLogger(__name__).warning("%s failed and will be tried again: %s", what, error)

@@ -10,9 +10,8 @@ import grpc.aio
 
 from featurestore.client import texts
 from featurestore.errors import UnavailableError
-from featurestore.flow.writers import socket_path
+from featurestore.flow.remote import SERVICE, socket_path
 from featurestore.serving.call import Call, Reply
-from featurestore.serving.writer_handlers import SERVICE
 
 _OPTIONS = (("grpc.min_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 1000))
 _LONGEST = 30.0  # seconds for callers that gave no deadline

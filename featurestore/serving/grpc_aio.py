@@ -20,8 +20,6 @@ from featurestore.serving.settings import MAX_REQUEST_BYTES, MAX_RESPONSE_BYTES
 _ENVELOPE = 64 << 10
 _OPTIONS = (
     ("grpc.so_reuseport", 1),
-    # A request somewhat over our own limit still reaches the handler, whose refusal says more than the transport's.
-    ("grpc.max_receive_message_length", 2 * MAX_REQUEST_BYTES),
     ("grpc.max_send_message_length", MAX_RESPONSE_BYTES + _ENVELOPE),
     ("grpc.max_metadata_size", 8 << 10),
     ("grpc.absolute_max_metadata_size", 16 << 10),
@@ -42,6 +40,8 @@ class GrpcAioTransport:
     Args:
         handlers: Handlers by method path.
         public: Whether to serve health and reflection beside them.
+        max_request_bytes: Larger messages are refused by the transport. By default it lets through somewhat more than handlers do,
+            whose refusal says more.
 
     Attributes:
         name: What the conformance suite calls it.
@@ -49,7 +49,14 @@ class GrpcAioTransport:
 
     name = "grpc_aio"
 
-    def __init__(self, handlers: Mapping[str, Handler], *, public: bool = True) -> None:
+    def __init__(
+        self,
+        handlers: Mapping[str, Handler],
+        *,
+        public: bool = True,
+        max_request_bytes: int = 2 * MAX_REQUEST_BYTES,
+    ) -> None:
+        self._options = (*_OPTIONS, ("grpc.max_receive_message_length", max_request_bytes))
         self._handlers = _GenericHandlers(handlers)
         self._server: grpc.aio.Server | None = None
         self._health = health.aio.HealthServicer() if public else None
@@ -62,7 +69,7 @@ class GrpcAioTransport:
             certificate: PEM file with the chain; None serves plain text.
             key: PEM file with its key.
         """
-        server = self._server = grpc.aio.server(options=_OPTIONS)
+        server = self._server = grpc.aio.server(options=self._options)
         server.add_generic_rpc_handlers((self._handlers,))
         if self._health is not None:
             health_pb2_grpc.add_HealthServicer_to_server(self._health, server)

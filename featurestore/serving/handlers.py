@@ -197,7 +197,8 @@ class FeatureHandlers:
             raise DeadlineExceededError("The deadline had passed before the call was started.")
         if len(body) > MAX_REQUEST_BYTES:
             raise ResourceExhaustedError(
-                f"The request has {len(body)} bytes; at most {MAX_REQUEST_BYTES} are allowed.", repair="Send it in parts."
+                f"The request has {len(body)} bytes; at most {MAX_REQUEST_BYTES} are allowed.",
+                repair="Send it in parts.",
             )
         return state, caller
 

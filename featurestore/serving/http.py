@@ -9,28 +9,30 @@ from __future__ import annotations
 import base64
 import binascii
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import date
 from decimal import Decimal, InvalidOperation
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import unquote
 
 import msgspec
 from fastapi import FastAPI, Request, Response
-from starlette.middleware.trustedhost import TrustedHostMiddleware
+from fastapi.middleware.trustedhost import TrustedHostMiddleware
 
-from featurestore.client import ReadShape, pack_columns, pack_write
+from featurestore.client import ReadShape, pack_write
 from featurestore.decoding import OnlineRows, decode
-from featurestore.errors import InvalidArgumentError, ResourceExhaustedError
-from featurestore.serving.access import METHODS, ROUTES, SERVICE
+from featurestore.errors import FeatureStoreError, InvalidArgumentError, ResourceExhaustedError
+from featurestore.serving.access import ROUTES, SERVICE
 from featurestore.serving.call import Call, Handler, Reply
 from featurestore.serving.settings import MAX_REQUEST_BYTES, ServeSettings, is_loopback
-from featurestore.serving.status import HTTP_OF, Guard
+from featurestore.serving.status import HTTP_OF, Guard, error_reply
 from featurestore.types import DType, from_micros, to_micros
 from featurestore.v1 import serving_pb2 as pb
 
 Value = str | int | float | bool | None
 Columns = dict[str, list[Value]]
+
+_T = TypeVar("_T")
 
 
 class _Body(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -176,7 +178,9 @@ class JsonHandlers:
         return reply if isinstance(reply, Reply) else await reply
 
 
-def http_app(methods: Mapping[str, Handler], guard: Guard, settings: ServeSettings, *, is_ready: Callable[[], bool]) -> FastAPI:
+def http_app(
+    methods: Mapping[str, Handler], guard: Guard, settings: ServeSettings, *, is_ready: Callable[[], bool]
+) -> FastAPI:
     """Return the HTTP application.
 
     Args:
@@ -208,13 +212,157 @@ def declared_routes(app: FastAPI) -> set[str]:
 
 def _endpoint(route: str, handler: Handler) -> Callable[[Request], Any]:
     async def endpoint(request: Request) -> Response:
-        metadata = {name: value for name, value in request.headers.items()}
-        call = Call(route, metadata, request.client.host if request.client else "")
+        call = Call(route, dict(request.headers), request.client.host if request.client else "")
         try:
             body = await _body_of(request)
-        except (InvalidArgumentError, ResourceExhaustedError) as error:
-            return _response(_refusal(error))
+        except FeatureStoreError as error:
+            return _response(error_reply(error))
         reply = handler(call, body)
         return _response(reply if isinstance(reply, Reply) else await reply)
 
     return endpoint
+
+
+def _health(is_well: Callable[[], bool]) -> Callable[[], Any]:
+    async def health() -> Response:
+        return Response(status_code=200 if is_well() else 503)
+
+    return health
+
+
+async def _body_of(request: Request) -> bytes:
+    """Return the body, which must say that it is JSON: a page of another origin cannot send that without asking first."""
+    if request.method == "GET":
+        return b""
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise InvalidArgumentError("The body must be JSON.", repair="Send `content-type: application/json`.")
+    parts, size = [], 0
+    async for part in request.stream():
+        size += len(part)
+        if size > MAX_REQUEST_BYTES:
+            raise ResourceExhaustedError(
+                f"The request has more than {MAX_REQUEST_BYTES} bytes.", repair="Send it in parts."
+            )
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _response(reply: Reply) -> Response:
+    """Return the HTTP form of a reply: errors as JSON, trailers as headers."""
+    trailers = dict(reply.trailers)
+    if reply.code == "OK":
+        return Response(reply.body, media_type="application/json", headers=trailers)
+    facts = {
+        name: unquote(trailers[f"fs-{name}"]) for name in ("place", "nearest", "repair") if f"fs-{name}" in trailers
+    }
+    error = {"code": reply.code, "message": reply.message, **facts}
+    return Response(
+        msgspec.json.encode({"error": error}),
+        status_code=HTTP_OF.get(reply.code, 500),
+        media_type="application/json",
+        headers=trailers,
+    )
+
+
+def _json(facts: Any, trailers: tuple[tuple[str, str], ...] = ()) -> Reply:
+    return Reply(msgspec.json.encode(facts), trailers=trailers)
+
+
+def _parse(kind: type[_T], body: bytes) -> _T:
+    try:
+        return msgspec.json.decode(body or b"{}", type=kind, strict=True)
+    except msgspec.DecodeError as error:
+        raise InvalidArgumentError(f"{error}.") from error
+
+
+def _schema_request(asked: SchemaBody) -> bytes:
+    message = pb.SchemaRequest(
+        service=asked.service, features=asked.features, full_feature_names=asked.full_feature_names
+    )
+    return message.SerializeToString()
+
+
+def _from_json(types: Mapping[str, DType], columns: Columns, place: str) -> dict[str, list[Any]]:
+    """Return JSON columns as Python values; columns that are not declared stay as they are, to be refused by name."""
+    return {
+        name: [_python(types[name], value, f"{place}.{name}[{i}]") for i, value in enumerate(values)]
+        if name in types
+        else list(values)
+        for name, values in columns.items()
+    }
+
+
+def _python(dtype: DType, value: Value, place: str) -> Any:
+    """Return the Python value that a JSON value stands for; what fits no rule stays, to be refused by its type."""
+    read = _READ.get(dtype.family)
+    if read is None or not isinstance(value, str):
+        return value
+    try:
+        return read(value)
+    except (ValueError, InvalidOperation, binascii.Error) as error:
+        raise InvalidArgumentError(f"'{value[:80]}' is not a {dtype}.", place=place) from error
+
+
+def _double(text: str) -> float | str:
+    return float(text) if text in {"NaN", "Infinity", "-Infinity"} else text
+
+
+_READ: Mapping[str, Callable[[str], Any]] = {
+    "timestamp": to_micros,
+    "date": date.fromisoformat,
+    "binary": lambda text: base64.b64decode(text, validate=True),
+    "decimal": Decimal,
+    "float32": _double,
+    "float64": _double,
+}
+
+
+def _number(value: Any) -> Any:
+    if not isinstance(value, float) or math.isfinite(value):
+        return value
+    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+
+
+def _rows_facts(rows: OnlineRows) -> dict[str, Any]:
+    return {
+        "features": {name: [_number(value) for value in values] for name, values in rows.to_dict().items()},
+        "statuses": {name: status.tolist() for name, status in rows.status.items()},
+        "event_times": {
+            name: [
+                from_micros(instant) if status in {"PRESENT", "NULL"} else None
+                for instant, status in zip(times.tolist(), rows.status[name].tolist(), strict=True)
+            ]
+            for name, times in rows.event_time.items()
+        },
+        "time": from_micros(rows.time),
+        "position": rows.position,
+    }
+
+
+def _schema_facts(schema: pb.Schema) -> dict[str, Any]:
+    return {
+        "fingerprint": schema.fingerprint.hex(),
+        "revision": schema.revision,
+        "keys": [{"entity": key_set.entity, "columns": _fields(key_set.fields)} for key_set in schema.key_sets],
+        "request": _fields(schema.request),
+        "features": [{"name": f.name, "ref": f.ref, "dtype": f.dtype} for f in schema.features],
+    }
+
+
+def _fields(fields: Iterable[pb.KeyField]) -> list[dict[str, str]]:
+    return [{"column": field.column, "dtype": field.dtype} for field in fields]
+
+
+def _clock_facts(clock: pb.Clock) -> dict[str, Any]:
+    return {"time": from_micros(clock.time), "replay": clock.replay}
+
+
+def _json_schema(body: type[_Body]) -> dict[str, Any]:
+    (schema,), _ = msgspec.json.schema_components([body], ref_template="#/components/schemas/{name}")
+    _, components = msgspec.json.schema_components([body])
+    return components[body.__name__] if "$ref" in schema else schema
+
+
+def _hosts(settings: ServeSettings) -> list[str]:
+    """Return the names under which the server may be called: in local mode a foreign name is a page's trick."""
+    return ["localhost", "127.0.0.1", "[::1]", settings.host] if is_loopback(settings.host) else ["*"]

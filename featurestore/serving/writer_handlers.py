@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from featurestore.audit import CollectReport, collect
 from featurestore.errors import InvalidArgumentError
+from featurestore.flow.remote import SERVICE
 from featurestore.flow.write import Writer, WriteReport
 from featurestore.lanes import from_lane, wire_lane
 from featurestore.refs import ViewRef
@@ -24,8 +25,6 @@ from featurestore.serving.call import Call, Handler, Reply
 from featurestore.serving.status import Guard
 from featurestore.v1 import serving_pb2 as pb
 from featurestore.v1 import writer_pb2 as wire
-
-SERVICE = "featurestore.v1.Writer"
 
 _T = TypeVar("_T")
 
@@ -144,7 +143,7 @@ class WriterHandlers:
             return collect(self._usage_directory, connection)
 
 
-def table_of(columns: list[pb.Column], schema: RowSchema) -> pa.Table:
+def table_of(columns: Iterable[pb.Column], schema: RowSchema) -> pa.Table:
     """Return sent columns as a table that looks like the view's source.
 
     Args:

@@ -7,12 +7,13 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 
+import pyarrow as pa
+
 from featurestore.errors import InvalidArgumentError
+from featurestore.flow.remote import ADDRESS, SOCKET
 from featurestore.flow.write import Writer
-from featurestore.flow.writers import ADDRESS, SOCKET
 from featurestore.registry.storage import Registry
 from featurestore.serving.child import Lifeline, every, run_child
 from featurestore.serving.grpc_aio import GrpcAioTransport
@@ -21,6 +22,7 @@ from featurestore.serving.writer_handlers import WriterHandlers
 from featurestore.store import FeatureStore, system_clock
 
 FOLD_SECONDS = 1.0
+MAX_TABLE_BYTES = 512 << 20  # what a process on this machine may write at once
 
 _LONGEST_SOCKET = 100  # bytes of its path; the kernel takes 107
 
@@ -37,12 +39,13 @@ async def write(settings: ServeSettings, lifeline: Lifeline) -> None:
             usage_directory=settings.store_dir / "usage",
             registry_path=_sqlite_path(store.registry),
         )
-        transport = GrpcAioTransport(handlers.methods(), public=False)
+        pa.array([None])  # makes Arrow look for pandas now, which takes seconds, and not during the first write
+        transport = GrpcAioTransport(handlers.methods(), public=False, max_request_bytes=MAX_TABLE_BYTES)
         await _listen(transport, path)
         async with asyncio.TaskGroup() as tasks:
             running = [
-                tasks.create_task(every(FOLD_SECONDS, partial(tend, handlers))),
-                tasks.create_task(every(settings.usage_seconds, handlers.collect)),
+                tasks.create_task(every(FOLD_SECONDS, "tending the store", lambda: tend(handlers))),
+                tasks.create_task(every(settings.usage_seconds, "collecting usage", handlers.collect)),
             ]
             lifeline.ready(socket=str(path))
             await lifeline.stop.wait()

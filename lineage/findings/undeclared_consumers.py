@@ -170,7 +170,8 @@ def _fix(state: State, relation: Relation) -> str:
         case "anonymous":
             return 'FeatureStore(..., consumer="NAME"), or FEATURESTORE_CONSUMER=NAME, with a token'
         case "ambiguous":
-            return f"FEATURESTORE_CONSUMER={_best(state, relation, reader.candidates) or reader.candidates[0]}"
+            named = _best(state, relation, reader.candidates) or reader.candidates[0].replace("@*", "@VERSION")
+            return f"FEATURESTORE_CONSUMER={named}"
         case "unbound":
             candidate = _best(state, relation, tuple(state.snapshot.consumers))
             command = bind_command(name, candidate or "CONSUMER")

@@ -99,7 +99,10 @@ def test_a_repeated_write_id_is_answered_as_before(project):
 @pytest.mark.parametrize(
     ("batch", "message"),
     [
-        (rows(("JFK", None, None, 1.0, "a"), ("JFK", 90, None, 1.0, "a")), r"1 rows have a null event time.*columns.at"),
+        (
+            rows(("JFK", None, None, 1.0, "a"), ("JFK", 90, None, 1.0, "a")),
+            r"1 rows have a null event time.*columns.at",
+        ),
         (rows((None, 90, None, 1.0, "a"), (None, 91, None, 1.0, "a")), r"2 rows have a null key \(origin\)"),
         (rows(("JFK", 90, None, 1.0, "a")).drop_columns(["temp"]), "Column 'temp' is missing"),
     ],
@@ -156,7 +159,9 @@ def test_time_never_passes_backwards(project):
 
 def test_late_creation_is_warned_about(project):
     day = 86_400_000_000
-    report = project.writer.write(WEATHER, rows(("JFK", 1, 2 * day, 1.0, "a"), ("LGA", 2, 2, 1.0, "a"), ("EWR", 3, 3 * day, 1.0, "a")))
+    report = project.writer.write(
+        WEATHER, rows(("JFK", 1, 2 * day, 1.0, "a"), ("LGA", 2, 2, 1.0, "a"), ("EWR", 3, 3 * day, 1.0, "a"))
+    )
     assert "backfilled_until" in report.warnings[0]
 
 
@@ -226,7 +231,12 @@ def test_a_fold_that_ended_before_the_log_was_trimmed_is_not_done_twice(project,
 
 
 def test_materialize_fills_an_empty_store_from_the_offline_rows(project, tmp_path):
-    batch = [("JFK", 90, None, 1.0, "a"), ("JFK", 95, 96, 2.0, "b"), ("LGA", 99, None, None, None), ("EWR", 150, None, 5.0, "e")]
+    batch = [
+        ("JFK", 90, None, 1.0, "a"),
+        ("JFK", 95, 96, 2.0, "b"),
+        ("LGA", 99, None, None, None),
+        ("EWR", 150, None, 5.0, "e"),
+    ]
     project.writer.write(WEATHER, rows(*batch))
     before = project.read_bytes(FEATURES, [("JFK",), ("LGA",), ("EWR",), ("SFO",)])
     project.writer.fold()
@@ -240,6 +250,8 @@ def test_materialize_fills_an_empty_store_from_the_offline_rows(project, tmp_pat
         after = project.read_bytes(FEATURES, [("JFK",), ("LGA",), ("EWR",), ("SFO",)])
         assert after[:-18] == before[:-18]  # all but time and position
         assert project.writer.materialize(WEATHER).changed == 0
+        assert project.writer.write(WEATHER, rows(("SFO", 99, None, 1.0, "a"))).first_seq == 5
+        assert project.writer.fold() == 1
 
 
 def test_materialize_never_overwrites_a_greater_row(project):

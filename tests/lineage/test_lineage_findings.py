@@ -2,7 +2,7 @@
 
 import pytest
 
-from lineage import InvalidQuestionError, NotFoundError, Parameters, Verdict
+from lineage import InvalidQuestionError, Lineage, NotFoundError, Parameters, Verdict
 from lineage.findings import FINDINGS, RULES
 
 DECLARED = ["weather@v1:temp", "weather@v1:humid", "plane@v1:seats"]
@@ -273,8 +273,9 @@ def test_never_read_waits_for_the_minimum(project, ask):
 
 
 def test_the_time_of_a_declaration_is_that_of_its_first_unbroken_commit(project, document, ask):
-    removed = document | {"consumers": {}}
-    project.commit(removed, revision=2, when=at("2026-03-10"))
+    removed = document["consumers"]["delay_model@1"] | {"reads": DECLARED[:2]}
+    consumers = document["consumers"] | {"delay_model@1": removed}
+    project.commit(document | {"consumers": consumers}, revision=2, when=at("2026-03-10"))
     project.commit(document, revision=3, when=at("2026-05-25"))
     assert "since 2026-05-25" in never_read(ask, "plane@v1:seats").message
 
@@ -307,6 +308,28 @@ def test_only_reads_in_the_environment_of_the_manifest_count(project, document, 
     project.commit(document, revision=2)
     project.read("plane@v1:seats", environment="dev")
     assert never_read(ask, "plane@v1:seats").verdict is Verdict.FLAGGED
+
+
+def test_an_unnamed_read_before_the_declaration_leaves_nothing_open(project, ask):
+    project.read("plane@v1:seats", "", principal="x", binding="undeclared", when=at("2026-02-20"))
+    assert never_read(ask, "plane@v1:seats").verdict is Verdict.FLAGGED
+
+
+def test_a_gap_in_another_environment_leaves_nothing_open(project, document, ask):
+    document["consumers"]["delay_model@1"]["environment"] = "prod"
+    project.commit(document, revision=2)
+    project.segment("w2", 0, start="2026-04-10", end="2026-04-11", dropped=3, environment="dev")
+    assert never_read(ask, "plane@v1:seats").verdict is Verdict.FLAGGED
+    project.segment("w3", 0, start="2026-04-10", end="2026-04-11", dropped=3, environment="prod")
+    assert never_read(ask, "plane@v1:seats").verdict is Verdict.UNDETERMINED
+
+
+def test_a_binding_counts_from_when_it_was_made(project, ask):
+    project.read("weather@v1:temp", "", principal="svc-new", binding="undeclared", when=at("2026-03-05"))
+    project.bind("svc-new", "delay_model@1", when=at("2026-05-01"))
+    assert undeclared(ask) == set()
+    then = Lineage(project.folder, as_of="2026-04-01")
+    assert {f.rule.name for f in then.check(select=["LN1"]).flagged()} == {"unbound_principal"}
 
 
 def test_an_attempt_that_was_refused_is_not_a_read(project, ask):

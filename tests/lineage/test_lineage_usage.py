@@ -81,6 +81,20 @@ def test_a_missing_number_is_a_gap_between_its_neighbours(project, ask):
     assert not coverage(ask, since="2026-02-11").complete
 
 
+@pytest.mark.parametrize(("numbers", "missing"), [((1,), (0, 0)), ((0, 2), (1, 1)), ((0, 1, 4), (2, 3))])
+def test_one_missing_number_is_enough(project, ask, numbers, missing):
+    for number in numbers:
+        project.segment("w2", number, start="2026-02-10", end="2026-02-11")
+    (gap,) = coverage(ask).gaps
+    assert (gap.first_number, gap.last_number) == missing
+
+
+def test_a_read_at_the_start_of_a_window_belongs_to_it(project, ask):
+    project.read("weather@v1:temp", when=at("2026-05-20T10:00:00"))
+    assert ask.usage("weather@v1:temp", since=at("2026-05-20T10:00:00")).reads
+    assert not ask.usage("weather@v1:temp", since=at("2026-05-20T10:00:00") + 1).reads
+
+
 def test_missing_first_segments_reach_back_for_ever(project, ask):
     project.segment("w2", 2, start="2026-02-12", end="2026-02-20")
     (gap,) = coverage(ask).gaps

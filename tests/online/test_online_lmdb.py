@@ -84,7 +84,9 @@ def test_a_foreign_environment_is_named(tmp_path):
         meta = environment.open_db(b"meta")
         with environment.begin(meta, write=True) as transaction:
             transaction.put(b"format", b"featurestore-online/99")
-    with pytest.raises(CorruptionError, match=r"featurestore-online/99; this program reads featurestore-online/1.*data.mdb"):
+    with pytest.raises(
+        CorruptionError, match=r"featurestore-online/99; this program reads featurestore-online/1.*data.mdb"
+    ):
         open_lmdb(tmp_path)
 
 

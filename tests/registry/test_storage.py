@@ -109,7 +109,7 @@ with open_registry(Path(sys.argv[1]), project=sys.argv[2]) as registry:
 """
 
 
-def test_processes_that_open_a_new_project_at_once_make_one_registry(path):
+def test_two_processes_that_open_a_new_project_at_once_make_one_registry(path):
     started = [
         subprocess.Popen(
             [sys.executable, "-c", PROCESS, str(path), f"p{n}"],
@@ -118,7 +118,7 @@ def test_processes_that_open_a_new_project_at_once_make_one_registry(path):
             stderr=subprocess.PIPE,
             text=True,
         )
-        for n in range(3)
+        for n in range(2)
     ]
     for process in started:
         assert process.stdout.readline() == "ready\n"
@@ -126,7 +126,7 @@ def test_processes_that_open_a_new_project_at_once_make_one_registry(path):
         process.stdin.write("\n")
         process.stdin.flush()
     answers = [process.communicate(timeout=60) for process in started]
-    assert sorted(out for out, _ in answers) == ["stale\n", "stale\n", "won\n"], [error for _, error in answers]
+    assert sorted(out for out, _ in answers) == ["stale\n", "won\n"], [error for _, error in answers]
     with open_registry(path) as registry:
         assert registry.revision() == 1
 
@@ -231,7 +231,9 @@ def test_bindings_are_kept_once_and_taken_back(registry):
         registry.unbind("svc", "job")
 
 
-@pytest.mark.parametrize("content", [b"PAR1" + b"\0" * 5000, b"not a database at all, but long enough" * 200, b"\xff" * 100])
+@pytest.mark.parametrize(
+    "content", [b"PAR1" + b"\0" * 5000, b"not a database at all, but long enough" * 200, b"\xff" * 100]
+)
 def test_a_file_that_is_no_database_is_corruption(path, content):
     path.parent.mkdir()
     path.write_bytes(content)

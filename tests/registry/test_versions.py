@@ -194,7 +194,9 @@ LAYOUTS = {
     "spaces in a query": (FROM_SQL, replace(FROM_SQL, source=replace(FROM_SQL.source, query=f"  {QUERY} ;\n"))),
     "comments in a query": (
         FROM_SQL,
-        replace(FROM_SQL, source=replace(FROM_SQL.source, query=QUERY.replace("FROM", "-- the 'raw' one\n/* ; */ FROM"))),
+        replace(
+            FROM_SQL, source=replace(FROM_SQL.source, query=QUERY.replace("FROM", "-- the 'raw' one\n/* ; */ FROM"))
+        ),
     ),
     "spaces in an expression": (
         HEAT,
@@ -367,7 +369,9 @@ def test_no_later_apply_moves_a_frozen_reference():
 
 
 def test_a_whole_view_selection_keeps_exactly_its_features():
-    readers = [reader for reader in READERS if reader.name != "both"]  # says it twice: by a service, and as a whole view
+    readers = [
+        reader for reader in READERS if reader.name != "both"
+    ]  # says it twice: by a service, and as a whole view
     first = registered(WEATHER, *readers)
     grown = apply(first, replace(WEATHER, features=[TEMP, HUMID, GUST]), *readers, filled=False)
     again = apply(grown, replace(WEATHER, features=[TEMP, HUMID, GUST]), *readers)
@@ -401,7 +405,9 @@ def test_a_whole_view_added_to_what_a_service_covers_declares_all_of_that_versio
 def test_a_feature_only_another_version_has_is_refused_with_the_way_out():
     changed = apply(registered(WEATHER), replace(WEATHER, features=[replace(TEMP, unit="degC"), HUMID, GUST]))
     with pytest.raises(NotFoundError, match=r"weather@v2 has it: write 'weather@v2:gust'"):
-        apply(changed, replace(WEATHER, features=[replace(TEMP, unit="degC"), HUMID, GUST]), Model("m", ["weather:gust"]))
+        apply(
+            changed, replace(WEATHER, features=[replace(TEMP, unit="degC"), HUMID, GUST]), Model("m", ["weather:gust"])
+        )
 
 
 # --- promote ---------------------------------------------------------------------------------------------------------
@@ -482,7 +488,11 @@ def test_promote_refuses_to_move_a_reader_whose_feature_is_gone():
 
 @pytest.mark.parametrize(
     ("ref", "move", "nearest"),
-    [(ViewRef("wether", 1), [], "weather"), (ViewRef("weather", 3), [], "weather@v1"), (ViewRef("weather"), ["m"], "m@1")],
+    [
+        (ViewRef("wether", 1), [], "weather"),
+        (ViewRef("weather", 3), [], "weather@v1"),
+        (ViewRef("weather"), ["m"], "m@1"),
+    ],
 )
 def test_promote_names_the_nearest_of_what_is_unknown(ref, move, nearest):
     with pytest.raises(NotFoundError) as unknown:
@@ -527,7 +537,10 @@ def test_an_on_demand_view_over_a_newer_input_of_the_same_meaning_keeps_its_vers
     humid = OnDemandFeatureView("dry", [Feature("dryness", "float64", expression="1 - humid")], inputs=[WEATHER])
     changed = apply(registered(WEATHER, humid), CHANGED, humid)
     plan = plan_changes(
-        changed, [CHANGED, replace(humid, inputs=["weather@v2:humid"])], check_source=no_check, is_filled=lambda ref: True
+        changed,
+        [CHANGED, replace(humid, inputs=["weather@v2:humid"])],
+        check_source=no_check,
+        is_filled=lambda ref: True,
     )
     moved = committed(changed, plan)
     assert versions(moved, "dry") == [1]

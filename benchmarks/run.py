@@ -1,0 +1,41 @@
+"""Measure the claims beside the peers: `make bench`, or `python benchmarks/run.py --only training_read --rounds 3`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+
+import online_read
+import report
+import start_up
+import training_read
+from measuring import Effort
+
+BENCHMARKS = {"start_up": start_up.measure, "training_read": training_read.measure, "online_read": online_read.measure}
+
+
+def main() -> None:
+    """Run the benchmarks that were asked for, print the table and write it as JSON."""
+    asked = _arguments()
+    effort = Effort(rounds=asked.rounds or (2 if asked.small else 5), small=asked.small)
+    begun = time.perf_counter()
+    claims = []
+    for name in asked.only or BENCHMARKS:
+        print(f"{name} ...", file=sys.stderr, flush=True)
+        claims += BENCHMARKS[name](effort)
+    run = report.document(claims, effort, seconds=time.perf_counter() - begun)
+    print(report.text(run))
+    print(f"written to {report.save(run)}", file=sys.stderr)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", action="append", choices=BENCHMARKS, help="one benchmark; may be repeated")
+    parser.add_argument("--rounds", type=int, help="how often everything is measured; default: 5, with --small 2")
+    parser.add_argument("--small", action="store_true", help="little data and time, only to try the scripts")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

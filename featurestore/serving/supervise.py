@@ -1,0 +1,224 @@
+"""The server: one writer process and N workers, started fresh and never forked, kept alive, and drained in order.
+
+Workers share the port; the supervisor holds it bound, so that it stays the server's while a worker is replaced. At the end workers finish
+the calls in flight first, the writer last: it brings its log offline and collects the usage that the workers left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from featurestore import errors
+from featurestore.errors import FeatureStoreError, UnavailableError
+from featurestore.flow.writers import set_clock
+from featurestore.serving.child import LOG_FORMAT, tell
+from featurestore.serving.settings import ServeSettings, is_loopback
+from featurestore.serving.worker_process import shared_socket
+
+LOG = logging.getLogger(__name__)
+SERVER_FILE = "server.json"
+
+WRITER, WORKER = "featurestore.serving.writer_process", "featurestore.serving.worker_process"
+
+_START_SECONDS = 60.0
+_GRACE_SECONDS = 5.0  # beyond the drain time, before a process is killed
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 10.0
+_STEADY_SECONDS = 30.0  # a process that lived this long did not fail because of how it was started
+
+
+def serve(settings: ServeSettings) -> None:
+    """Serve until SIGTERM or SIGINT; prints one line of JSON when calls are answered.
+
+    Args:
+        settings: What to serve and where.
+
+    Raises:
+        UnavailableError: A port is taken, or another process is the store's writer.
+        ConfigError: A setting cannot be served safely.
+    """
+    logging.basicConfig(format=LOG_FORMAT, level=logging.INFO, stream=sys.stderr)
+    if not is_loopback(settings.host) and settings.tls_certificate is None:
+        LOG.warning("tokens travel over %s in plain text: set tls_certificate and tls_key in [serving]", settings.host)
+    set_clock(settings.store_dir, settings.clock)
+    with ports_of(settings) as bound:
+        asyncio.run(Supervisor(bound).run())
+
+
+class Supervisor:
+    """Keeps the processes of one server.
+
+    Args:
+        settings: With ports that are bound already.
+    """
+
+    def __init__(self, settings: ServeSettings) -> None:
+        self._settings = settings
+        self._stop = asyncio.Event()
+        self._failed: FeatureStoreError | None = None
+
+    async def run(self) -> None:
+        """Start everything, say so, and drain at a signal.
+
+        Raises:
+            FeatureStoreError: A process could not be started; what it said.
+        """
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        writer = _Kept(WRITER, self._settings)
+        workers = [_Kept(WORKER, self._settings) for _ in range(self._settings.workers)]
+        try:
+            await writer.start()
+            await asyncio.gather(*(worker.start() for worker in workers))
+            with self._announced():
+                async with asyncio.TaskGroup() as tasks:
+                    keepers = [tasks.create_task(kept.keep()) for kept in (writer, *workers)]
+                    await self._stop.wait()
+                    for keeper in keepers:
+                        keeper.cancel()
+        finally:
+            await asyncio.gather(*(worker.drain() for worker in workers))
+            await writer.drain()
+
+    @contextmanager
+    def _announced(self) -> Iterator[None]:
+        """Say where the server is, on standard output and in the store's folder."""
+        at = self._settings
+        facts = {"host": at.host, "grpc_port": at.grpc_port, "http_port": at.http_port, "clock": at.clock}
+        path = at.store_dir / SERVER_FILE
+        draft = path.with_suffix(".new")
+        draft.write_text(json.dumps({**facts, "pid": os.getpid()}) + "\n")
+        draft.replace(path)
+        tell(ready=True, **facts, workers=at.workers)
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+@dataclass
+class _Kept:
+    """One process that is started again whenever it ends by itself."""
+
+    module: str
+    settings: ServeSettings
+    process: asyncio.subprocess.Process | None = None
+    began: float = 0.0
+    pause: float = _FIRST_PAUSE
+
+    async def start(self) -> None:
+        """Start the process and wait until it is ready; raises what it says went wrong."""
+        self.began = asyncio.get_running_loop().time()
+        self.process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            self.module,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            start_new_session=True,  # a Ctrl-C at the terminal is the supervisor's to handle
+        )
+        _pipe(self.process.stdin).write(f"{self.settings.to_json()}\n".encode())
+        try:
+            line = await asyncio.wait_for(_pipe(self.process.stdout).readline(), _START_SECONDS)
+        except TimeoutError as error:
+            raise UnavailableError(f"{self.module} did not start within {_START_SECONDS:.0f} s.") from error
+        said: dict[str, Any] = json.loads(line or b"{}")
+        if "error" in said:
+            raise _error(said)
+        if not line:
+            raise UnavailableError(f"{self.module} ended while it started (its log says why).")
+
+    async def keep(self) -> None:
+        """Start the process again whenever it ends, after a pause that grows while it does not stay up."""
+        loop = asyncio.get_running_loop()
+        while True:
+            code = await _running(self.process).wait()
+            if loop.time() - self.began > _STEADY_SECONDS:
+                self.pause = _FIRST_PAUSE
+            LOG.error("%s ended with code %s; starting it again in %.1f s", self.module, code, self.pause)
+            await asyncio.sleep(self.pause)
+            self.pause = min(2 * self.pause, _LONGEST_PAUSE)
+            try:
+                await self.start()
+            except FeatureStoreError as error:
+                LOG.error("%s", error)  # noqa: TRY400  # the process logged its own traceback
+
+    async def drain(self) -> None:
+        """Ask the process to finish its calls and end; one that does not is killed."""
+        process = self.process
+        if process is None or process.returncode is not None:
+            return
+        process.terminate()
+        try:
+            await asyncio.wait_for(process.wait(), self.settings.drain_seconds + _GRACE_SECONDS)
+        except TimeoutError:
+            LOG.warning("%s did not end in time and is killed", self.module)
+            process.kill()
+            await process.wait()
+
+
+@contextmanager
+def ports_of(settings: ServeSettings) -> Iterator[ServeSettings]:
+    """Hold the server's ports, bound but not listening, and return the settings with their numbers.
+
+    Raises:
+        UnavailableError: A port is taken.
+    """
+    with closing(_reserve(settings.host, settings.grpc_port)) as grpc_socket:
+        bound = replace(settings, grpc_port=grpc_socket.getsockname()[1])
+        if settings.http_port is None:
+            yield bound
+            return
+        with closing(_reserve(settings.host, settings.http_port)) as http_socket:
+            yield replace(bound, http_port=http_socket.getsockname()[1])
+
+
+def running_server(store_directory: Path) -> dict[str, Any] | None:
+    """Return where the store's server is (host, grpc_port, http_port, clock, pid), or None when none has said so."""
+    path = store_directory / SERVER_FILE
+    if not path.exists():
+        return None
+    facts: dict[str, Any] = json.loads(path.read_text())
+    return facts
+
+
+def _reserve(host: str, port: int) -> socket.socket:
+    """Bind a port for this server alone: sharing is for its own processes, so a port that somebody has is refused first."""
+    if port:
+        bare = host.strip("[]")
+        with closing(socket.socket(socket.AF_INET6 if ":" in bare else socket.AF_INET)) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((bare, port))
+            except OSError as error:
+                raise UnavailableError(
+                    f"Port {port} of {host} cannot be taken: {error.strerror}.",
+                    repair="Name another, or 0 for a free one.",
+                ) from error
+    return shared_socket(host, port)
+
+
+def _pipe(stream: Any) -> Any:
+    assert stream is not None
+    return stream
+
+
+def _running(process: asyncio.subprocess.Process | None) -> asyncio.subprocess.Process:
+    assert process is not None
+    return process
+
+
+def _error(said: dict[str, Any]) -> FeatureStoreError:
+    kind = getattr(errors, said.get("kind", ""), FeatureStoreError)
+    return kind(said["error"]) if issubclass(kind, FeatureStoreError) else FeatureStoreError(said["error"])

@@ -1,0 +1,1 @@
+"""Lets every test import the oracle beside this file."""

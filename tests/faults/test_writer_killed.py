@@ -1,0 +1,73 @@
+"""A writer killed at any moment: what it acknowledged is there, whole, and offline exactly once."""
+
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from featurestore.refs import ViewRef
+from featurestore.rows import SEQ
+from featurestore.testing.projects import ScratchProject
+
+SCRIPT = Path(__file__).with_name("writer_process.py")
+sys.path.insert(0, str(SCRIPT.parent))
+from writer_process import NOW, READINGS, SENSORS  # noqa: E402 - the script stands beside this file
+
+
+def kill_while_it_writes(folder, first, delay):
+    """Run the writer until it acknowledged something, kill it after a delay, and return the batches it acknowledged."""
+    process = subprocess.Popen([sys.executable, SCRIPT, folder, str(first)], stdout=subprocess.PIPE, text=True)
+    said = process.stdout.readline()
+    time.sleep(delay)
+    process.send_signal(signal.SIGKILL)
+    said += process.stdout.read()
+    process.wait()
+    return [int(line) for line in said.split("\n")[:-1]]
+
+
+def check(folder, acknowledged, *, fold):
+    with ScratchProject(folder, READINGS, now=NOW) as project:
+        answer = project.read(["readings:batch", "readings:copy"], [(sensor,) for sensor in range(SENSORS)]).to_rows()
+        newest = {row["batch"] for row in answer}
+        assert len(newest) == 1, "a write is visible as a whole or not at all"
+        assert newest.pop() >= max(acknowledged)
+        assert [row["copy"] for row in answer] == [
+            f"batch {row['batch']} of sensor {i}" for i, row in enumerate(answer)
+        ]
+        if not fold:
+            return
+        project.writer.fold()
+        stored = project.table(ViewRef("readings")).read(["batch", "sensor", "copy", SEQ]).to_pylist()
+        assert len({row[SEQ] for row in stored}) == len(stored)
+        assert len({(row["batch"], row["sensor"]) for row in stored}) == len(stored)
+        assert {(batch, sensor) for batch in acknowledged for sensor in range(SENSORS)} <= {
+            (row["batch"], row["sensor"]) for row in stored
+        }
+        assert all(row["copy"] == f"batch {row['batch']} of sensor {row['sensor']}" for row in stored)
+
+
+def kills(folder, number, seed):
+    chance = random.Random(seed)
+    acknowledged = []
+    for _ in range(number):
+        first = max(acknowledged, default=0) + 2  # past the one that may be there unacknowledged
+        acknowledged += kill_while_it_writes(folder, first, chance.uniform(0, 0.15))
+        check(folder, acknowledged, fold=chance.random() < 0.3)
+    check(folder, acknowledged, fold=True)
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("seed", range(4))
+def test_nothing_acknowledged_is_lost(tmp_path, seed):
+    kills(tmp_path, 5, seed)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("seed", range(100, 120))
+def test_nothing_acknowledged_is_lost_in_many_kills(tmp_path, seed):
+    kills(tmp_path, 20, seed)

@@ -1,0 +1,202 @@
+"""Windowed views online: equal, to the bit, to a plain scan over what was accepted, whatever the schedule."""
+
+import itertools
+import math
+import shutil
+import tempfile
+from datetime import timedelta
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from featurestore import Aggregation, Entity, FeatureView, PushSource
+from featurestore.errors import FailedPreconditionError
+from featurestore.refs import ViewRef
+from featurestore.testing.projects import ScratchProject
+
+USER = Entity("user", {"user": "string"})
+SALES = ViewRef("sales")
+USERS = ("ann", "a", "never")
+WINDOWS = (8, 40)
+ASKED = [
+    (column, function, window)
+    for column in ("amount", "quantity")
+    for function in ("count", "sum", "mean", "min", "max", "first", "last", "stddev")
+    for window in WINDOWS
+]
+NAMES = [f"sales:{function}_{column}_{window}us" for column, function, window in ASKED]
+
+
+def sales(*, keyed=True):
+    dtypes = {"amount": "float64", "quantity": "int64"}
+    return FeatureView(
+        "sales",
+        USER,
+        PushSource("sales", "at", "created"),
+        features=[
+            Aggregation(column, function, timedelta(microseconds=window), dtype=dtypes[column])
+            for column, function, window in ASKED
+        ],
+        event_key={"sale": "int32"} if keyed else {},
+    )
+
+
+def rows(batch):
+    columns = list(zip(*batch)) or [[]] * 6
+    types = [pa.string(), pa.timestamp("us", "UTC"), pa.timestamp("us", "UTC"), pa.int32(), pa.float64(), pa.int64()]
+    names = ["user", "at", "created", "sale", "amount", "quantity"]
+    return pa.table([pa.array(column, kind) for column, kind in zip(columns, types)], names=names)
+
+
+class Oracle:
+    """Every accepted row in a dictionary; each answer is a scan over all of them."""
+
+    def __init__(self, *, keyed):
+        self.keyed = keyed
+        self.rows = {}
+        self.next_seq = itertools.count(1)
+
+    def write(self, batch):
+        for row in batch:
+            identity = row if self.keyed else (*row[:3], *row[4:])
+            if identity not in self.rows:
+                self.rows[identity] = ((row[1], -1 if row[2] is None else row[2], next(self.next_seq)), row)
+
+    def read(self, user, now):
+        versions = {}
+        for order, row in self.rows.values():
+            if row[0] == user and row[1] <= now:
+                event = (row[1], row[3]) if self.keyed else order
+                versions[event] = max(versions.get(event, (order, row)), (order, row), key=lambda pair: pair[0])
+        events = sorted(versions.values(), key=lambda pair: pair[0])
+        return [self.aggregate(events, *asked, now) for asked in ASKED]
+
+    def aggregate(self, events, column, function, window, now):
+        at = 4 if column == "amount" else 5
+        inside = [row[at] for _, row in events if now - window < row[1]]
+        if function in ("first", "last"):
+            return (inside[0] if function == "first" else inside[-1]) if inside else None
+        values = [value for value in inside if value is not None]
+        if function == "count":
+            return len(values)
+        if len(values) < 1 + (function == "stddev"):
+            return None
+        if function in ("min", "max"):
+            return min(values) if function == "min" else max(values)
+        total = math.fsum(values) if column == "amount" else sum(values)
+        if function == "sum":
+            return total
+        mean = float(total) / len(values)
+        if function == "mean":
+            return mean
+        return math.sqrt(math.fsum((v - mean) * (v - mean) for v in values) / (len(values) - 1))
+
+
+def drawn_rows(now):
+    return st.tuples(
+        st.sampled_from(USERS[:2]),
+        st.integers(max(0, now - 60), now + 25),
+        st.none() | st.integers(0, now + 30),
+        st.integers(0, 2),
+        st.none() | st.sampled_from([0.1, -0.3, 1e12, 1e-9, 19.99, 0.0]) | st.floats(-1e6, 1e6).map(lambda v: v + 0.0),
+        st.none() | st.integers(-(10**6), 10**6),
+    )
+
+
+def check(project, oracle, now):
+    answer = project.read(NAMES, [(user,) for user in USERS])
+    assert answer.time == now
+    columns = answer.to_dict()
+    got = [list(row) for row in zip(*columns.values())]
+    for i, user in enumerate(USERS):
+        assert list(map(repr, got[i])) == list(map(repr, oracle.read(user, now)))
+
+
+@pytest.mark.parametrize("keyed", [True, False])
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_any_schedule_agrees_with_a_plain_scan(keyed, data):
+    oracle = Oracle(keyed=keyed)
+    now = 60
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        with ScratchProject(root, sales(keyed=keyed), now=now) as project:
+            for _ in range(data.draw(st.integers(1, 6))):
+                batch = data.draw(st.lists(drawn_rows(now), min_size=1, max_size=8))
+                project.writer.write(SALES, rows(batch))
+                oracle.write(batch)
+                check(project, oracle, now)
+                project.now = now = now + data.draw(st.sampled_from([0, 1, 7, 8, 9, 30, 100]))
+                project.writer.release()
+                check(project, oracle, now)
+            project.writer.fold()
+            before = project.read_bytes(NAMES, [(user,) for user in USERS])
+            project.writer.materialize(SALES)
+            assert project.read_bytes(NAMES, [(user,) for user in USERS]) == before
+        shutil.rmtree(root / "online")
+        with ScratchProject(root, sales(keyed=keyed), now=now) as project:
+            project.writer.materialize(SALES)
+            assert project.read_bytes(NAMES, [(user,) for user in USERS]) == before
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    st.lists(drawn_rows(60), min_size=2, max_size=12, unique_by=lambda row: (row[0], row[1], row[2])),
+    st.randoms(use_true_random=False),
+    st.integers(1, 5),
+)
+def test_arrival_in_any_order_gives_the_same_bytes(batch, random, size):
+    answers = []
+    for order in (batch, random.sample(batch, len(batch))):
+        with tempfile.TemporaryDirectory() as root, ScratchProject(Path(root), sales(), now=60) as project:
+            for start in range(0, len(order), size):
+                project.writer.write(SALES, rows(order[start : start + size]))
+            project.now = 75
+            project.writer.release()
+            answers.append(project.read_bytes(NAMES, [(user,) for user in USERS]))
+    assert answers[0] == answers[1]
+
+
+def test_the_window_is_open_at_its_start_and_closed_at_its_end(tmp_path):
+    with ScratchProject(tmp_path, sales(), now=100) as project:
+        batch = [("ann", event, None, 1, 1.0, 1) for event in (91, 92, 93, 100, 101)]
+        project.writer.write(SALES, rows(batch))
+        assert project.read(["sales:count_amount_8us"], [("ann",)]).to_dict() == {"count_amount_8us": [2]}
+        project.now = 101
+        project.writer.release()
+        assert project.read(["sales:count_amount_8us"], [("ann",)]).to_dict() == {"count_amount_8us": [2]}
+
+
+def test_pages_that_no_window_reaches_go_when_their_entity_is_written(tmp_path):
+    def pages(project):
+        with project.reader._store.read() as snapshot:
+            return len(list(snapshot.scan("pages", b"", b"\xff")))
+
+    with ScratchProject(tmp_path, sales(), now=100) as project:
+        project.writer.write(SALES, rows([("ann", event, None, 1, 1.0, 1) for event in range(65, 101, 5)]))
+        assert pages(project) == 5
+        project.now = 139
+        project.writer.write(SALES, rows([("ann", 139, None, 1, 1.0, 1), ("ann", 99, None, 1, 1.0, 1)]))
+        assert pages(project) == 2
+        count = project.read(["sales:count_amount_40us"], [("ann",)]).to_dict()
+        assert count == {"count_amount_40us": [2]}
+        project.now = 140
+        assert project.read(["sales:count_amount_40us"], [("ann",)]).to_dict() == {"count_amount_40us": [1]}
+
+
+def test_an_event_that_left_every_window_is_not_stored(tmp_path):
+    with ScratchProject(tmp_path, sales(), now=100) as project:
+        assert project.writer.write(SALES, rows([("ann", 60, None, 1, 1.0, 1)])).accepted == 1
+        assert project.read(["sales:count_amount_40us"], [("ann",)]).to_dict() == {"count_amount_40us": [0]}
+        assert project.writer.fold() == 1
+
+
+def test_a_windowed_version_that_was_never_filled_is_refused(tmp_path):
+    with (
+        ScratchProject(tmp_path, sales(), now=100) as project,
+        pytest.raises(FailedPreconditionError, match="sales@v1 was never filled"),
+    ):
+        project.read(NAMES, [("ann",)])
