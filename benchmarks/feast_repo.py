@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 import yaml
 from feast import Entity, FeatureStore, FeatureView, Field, FileSource, ValueType
-from feast.protos.feast.serving.ServingService_pb2 import GetOnlineFeaturesRequest
+from feast.protos.feast.serving.ServingService_pb2 import GetOnlineFeaturesRequest, GetOnlineFeaturesResponse
 from feast.types import Float64, Int64, String
 from tables import CREATED, EVENT, KEY, TTL_DAYS, VIEW
 
@@ -33,7 +33,9 @@ class Repository:
         online: Settings of the online store.
     """
 
-    def __init__(self, folder: str, file: str, dtypes: dict[str, str], *, created: bool, online: dict[str, str]) -> None:
+    def __init__(
+        self, folder: str, file: str, dtypes: dict[str, str], *, created: bool, online: dict[str, str]
+    ) -> None:
         Path(folder).mkdir(parents=True)
         settings = {
             "project": "bench",
@@ -77,6 +79,17 @@ class Repository:
         for key in keys:
             request.entities[KEY].val.add().int64_val = key
         return request.SerializeToString().hex()
+
+    def answer(self, message: str) -> dict[str, list[Any]]:
+        """Return the values of a serialized answer, in hexadecimal, by feature."""
+        answer = GetOnlineFeaturesResponse.FromString(bytes.fromhex(message))
+        columns = zip(answer.metadata.feature_names.val, answer.results, strict=True)
+        return {name: [_python(value) for value in column.values] for name, column in columns}
+
+
+def _python(value: Any) -> Any:
+    kind = value.WhichOneof("val")
+    return None if kind in (None, "null_val") else getattr(value, kind)
 
 
 def main() -> None:

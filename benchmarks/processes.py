@@ -33,7 +33,11 @@ def serving(
     """
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=variables or dict(os.environ)
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=variables or dict(os.environ),
         )
     try:
         _wait(process, port, log)

@@ -29,20 +29,22 @@ FEATURES = tuple(TRAINING.dtypes)
 _EVENTS = f"""
     SELECT *, file_row_number AS seq, coalesce({CREATED}, '-infinity') AS created
     FROM read_parquet('{{file}}', file_row_number = true)"""
-_WITHIN_TTL = f"epoch_us(f.asked_at) - epoch_us(e.{EVENT}) <= {TTL_DAYS * DAY}"
-_FEATURES = ", ".join(f"e.{name}" for name in FEATURES)
+_TTL = TTL_DAYS * DAY
 _NEWEST = 9_223_372_036_854_775_807
 
 # A plain ASOF takes any of two rows of one event time: the order is (event time, created, seq).
+_YOUNG = ", ".join(f"CASE WHEN e.age <= {_TTL} THEN e.{name} END AS {name}" for name in FEATURES)
 LATEST = f"""
     WITH events AS (SELECT *, row({EVENT}, created, seq) AS since FROM ({_EVENTS})),
     found AS (
-        SELECT s.row, s.{EVENT} AS asked_at, e.seq
-        FROM spine s ASOF LEFT JOIN events e ON s.{KEY} = e.{KEY} AND row(s.{EVENT}, 'infinity'::timestamptz, {_NEWEST}) >= e.since
+        SELECT s.row, epoch_us(s.{EVENT}) - epoch_us(e.{EVENT}) AS age, e.*
+        FROM spine s ASOF LEFT JOIN events e
+            ON s.{KEY} = e.{KEY} AND row(s.{EVENT}, 'infinity'::timestamptz, {_NEWEST}) >= e.since
     )
-    SELECT f.row, {_FEATURES} FROM found f LEFT JOIN events e ON f.seq = e.seq AND {_WITHIN_TTL} ORDER BY f.row"""
+    SELECT row, {_YOUNG} FROM found e ORDER BY row"""
 
 # What is known at t is the greatest row among those known from t or before: a running maximum, joined by when rows became known.
+_FOUND = ", ".join(f"e.{name}" for name in FEATURES)
 AS_KNOWN = f"""
     WITH events AS ({_EVENTS}),
     known AS (
@@ -55,7 +57,9 @@ AS_KNOWN = f"""
         SELECT s.row, s.{EVENT} AS asked_at, k.greatest.seq AS seq
         FROM spine s ASOF LEFT JOIN known k ON s.{KEY} = k.{KEY} AND row(s.{EVENT}, {_NEWEST}) >= k.since
     )
-    SELECT f.row, {_FEATURES} FROM found f LEFT JOIN events e ON f.seq = e.seq AND {_WITHIN_TTL} ORDER BY f.row"""
+    SELECT f.row, {_FOUND}
+    FROM found f LEFT JOIN events e ON f.seq = e.seq AND epoch_us(f.asked_at) - epoch_us(e.{EVENT}) <= {_TTL}
+    ORDER BY f.row"""
 
 FORMS = {"as_known": AS_KNOWN, "latest": LATEST}
 

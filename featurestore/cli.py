@@ -159,7 +159,11 @@ def retire(
 
 
 @app.command(name="list")
-def list_objects(kind: Kind = Kind.views, project: Project = None, output: Output = Format.table) -> None:
+def list_objects(
+    kind: Annotated[Kind, typer.Argument(help="What to list.")] = Kind.views,
+    project: Project = None,
+    output: Output = Format.table,
+) -> None:
     """List what is registered."""
     with _store(project) as store:
         headers, rows = _listing(store, kind)

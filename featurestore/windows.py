@@ -266,6 +266,22 @@ def _taken(column: WindowColumn, rows: Int64Array) -> WindowColumn:
     return WindowColumn(values if values.dtype == np.int64 else values + 0.0, (rows >= 0) & column.valid[rows])
 
 
+def compile_kernels() -> None:
+    """Compile the kernels, or load them from the cache, so that no read has to wait for it.
+
+    >>> compile_kernels()
+    """
+    one = np.zeros(1, np.int64)
+    columns = {
+        "doubles": WindowColumn(np.ones(1), np.ones(1, np.bool_)),
+        "integers": WindowColumn(one, np.ones(1, np.bool_)),
+    }
+    events = Events(np.array([0, 1]), one, one, one, one, one, columns)
+    functions = (("doubles", "float64", "stddev"), ("integers", "int64", "sum"))
+    wanted = [AggregationRecord(column=c, dtype=d, function=f, time_window=1) for c, d, f in functions]
+    fold_windows(events, wanted, entity=one, at=one)
+
+
 # --- kernels: plain loops, compiled by Numba ----------------------------------------------------------------------------------------
 
 

@@ -30,6 +30,7 @@ from featurestore.flow.replay import ServedTarget, replay
 
 HERE = Path(__file__).parent
 MINUTE = 60_000_000  # times are microseconds since 1970, UTC
+PATIENCE = 10.0  # seconds for a call: a busy laptop is no reason to stop
 
 CUT = datetime(2013, 12, 16, 5, tzinfo=UTC)  # midnight in New York; what is known later, training must not see
 END = datetime(2013, 12, 17, 11, tzinfo=UTC)  # the last flight of the 16th has landed
@@ -304,8 +305,8 @@ def replay_day(
     times = day["event_timestamp"].cast(pa.int64()).to_numpy()
     answers, scores = [], np.empty(len(day))
     with (
-        Client(address, token=tokens["svc-feed"]) as feed,
-        Client(address, token=tokens["svc-delay"], consumer="delay_model@1") as scorer,
+        Client(address, timeout=PATIENCE, token=tokens["svc-feed"]) as feed,
+        Client(address, timeout=PATIENCE, token=tokens["svc-delay"], consumer="delay_model@1") as scorer,
     ):
         feed.advance_clock(cut)
         store.materialize()
@@ -363,13 +364,13 @@ def compare(
 
 def read_as_others(address: str, tokens: dict[str, str], day: pa.Table) -> None:
     """Read as a declared consumer that needs less than it declares, and as one that nobody declared."""
-    with Client(address, token=tokens["svc-gates"], consumer="gate_planner") as gates:
+    with Client(address, timeout=PATIENCE, token=tokens["svc-gates"], consumer="gate_planner") as gates:
         flights = day["flight_id"].to_pylist()[:100]
         found = gates.get_online_features(["delay_score:probability"], keys={"flight_id": flights})
         gates.get_online_features(["origin_traffic:departures_6h"], keys={"origin": ["EWR", "JFK", "LGA"]})
         likely = int((found.columns["probability"] > 0.5).sum())
         tell(f"gate_planner: {likely} of {len(flights)} flights are likely to be late")
-    with Client(address, token=tokens["svc-dashboard"]) as dashboard:
+    with Client(address, timeout=PATIENCE, token=tokens["svc-dashboard"]) as dashboard:
         rows = dashboard.get_online_features(["weather:temp", "weather:visib"], keys={"origin": ["EWR", "JFK", "LGA"]})
         tell(f"the dashboard, which nobody declared: {rows.to_dict()} {list(rows.status['temp'])}")
 
@@ -403,7 +404,7 @@ def enforce_weather(folder: Path, store: FeatureStore) -> None:
 
 def refused_dashboard(address: str, tokens: dict[str, str]) -> None:
     """Read weather as the dashboard until the server has seen the commit, and show the refusal."""
-    with Client(address, token=tokens["svc-dashboard"]) as dashboard:
+    with Client(address, timeout=PATIENCE, token=tokens["svc-dashboard"]) as dashboard:
         for _ in range(50):
             try:
                 dashboard.get_online_features(["weather:temp"], keys={"origin": ["JFK"]})

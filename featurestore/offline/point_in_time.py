@@ -71,7 +71,7 @@ class PointInTimeRule:
         [4, 9]
         """
         known = np.maximum(event, created)
-        return known if self.backfilled_until is None else np.where(event < self.backfilled_until, event, known)
+        return known if self.backfilled_until is None else np.where(event <= self.backfilled_until, event, known)
 
     def is_expired(self, event: Int64Array, at: Int64Array) -> BoolArray:
         """Say which of these event times, none after `at`, are older than the ttl.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import duckdb
 import pyarrow as pa
 
@@ -20,16 +22,22 @@ def query(sql: str, **tables: pa.Table) -> pa.Table:
     >>> query("SELECT a + 1 AS b FROM numbers", numbers=pa.table({"a": [1]})).to_pydict()
     {'b': [2]}
     """
+    with _database().cursor() as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        for name, table in tables.items():
+            connection.register(name, table)
+        return connection.sql(sql).to_arrow_table()
+
+
+@cache
+def _database() -> duckdb.DuckDBPyConnection:
+    """Return the process's one empty database; each query has a connection of its own to it, and leaves nothing behind."""
     settings: dict[str, str | bool | int | float | list[str]] = {
         "threads": THREADS,
         "enable_external_access": False,
         "python_enable_replacements": False,
     }
-    with duckdb.connect(config=settings) as connection:
-        connection.execute("SET TimeZone = 'UTC'")
-        for name, table in tables.items():
-            connection.register(name, table)
-        return connection.sql(sql).to_arrow_table()
+    return duckdb.connect(config=settings)
 
 
 def with_integer_times(table: pa.Table) -> pa.Table:

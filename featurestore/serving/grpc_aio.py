@@ -23,7 +23,8 @@ _OPTIONS = (
     ("grpc.max_send_message_length", MAX_RESPONSE_BYTES + _ENVELOPE),
     ("grpc.max_metadata_size", 8 << 10),
     ("grpc.absolute_max_metadata_size", 16 << 10),
-    ("grpc.max_concurrent_streams", 100),
+    # grpc refuses streams over this limit (UNAVAILABLE) when many arrive at once, so it is above what one client has in flight.
+    ("grpc.max_concurrent_streams", 1000),
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
     ("grpc.http2.max_ping_strikes", 2),
     ("grpc.keepalive_permit_without_calls", 1),

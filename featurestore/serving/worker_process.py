@@ -22,6 +22,7 @@ from featurestore.serving.handlers import FeatureHandlers
 from featurestore.serving.http import http_app
 from featurestore.serving.settings import ServeSettings
 from featurestore.store import system_clock
+from featurestore.windows import compile_kernels
 
 HEARTBEAT_SECONDS = 1.0
 USAGE_SLOTS = 16384
@@ -49,6 +50,7 @@ async def read(settings: ServeSettings, lifeline: Lifeline) -> None:
             ]
             serving = tasks.create_task(http.serve())
             await http.started()
+            compile_kernels()  # the first windowed read does not wait for it
             lifeline.ready(grpc_port=port, http_port=http.port)
             await lifeline.stop.wait()
             http.stop()

@@ -68,7 +68,7 @@ class EngineConformance:
         expected = self.oracle.join(
             case.spine, rows, [key.name for key in case.schema.keys], ttl=case.rule.ttl, **_knowledge(case)
         )
-        columns = [column.name for column in case.schema.values]
+        columns = [*(column.name for column in case.schema.values), SEQ]
         with _stored(case, buckets, split=data.draw(st.integers(0, len(rows)))) as table:
             joined = engine.join(table, _spine(case), case.rule, columns)
         number = {row["seq"]: position for position, row in enumerate(rows)}

@@ -105,4 +105,6 @@ def _column(name: str, dtype: DType, values: Sequence[Any]) -> pb.Column:
     nulls = [i for i, value in enumerate(values) if value is None]
     empty: dict[str, Any] = {"integers": 0, "doubles": 0.0, "strings": b""}
     lane = [empty[dtype.lane] if value is None else to_wire(dtype, value) for value in values]
-    return pb.Column(name=name, nulls=nulls, **{dtype.lane: lane})
+    column = pb.Column(name=name, nulls=nulls)
+    getattr(column, dtype.lane).extend(lane)
+    return column

@@ -91,9 +91,8 @@ class OnlineStoreSuite:
 
     def test_an_error_undoes_the_whole_write(self, store: OnlineStore) -> None:
         """Nothing of a failed transaction is there, and the next one works."""
-        with pytest.raises(ZeroDivisionError), store.write() as transaction:
-            transaction.put("rows", b"key", b"value")
-            raise ZeroDivisionError
+        with pytest.raises(ZeroDivisionError):
+            _fail_half_way(store)
         with store.write() as transaction:
             assert transaction.get("rows", b"key") is None
 
@@ -121,3 +120,9 @@ class OnlineStoreSuite:
             transaction.put("pages", key, b"page")
         with store.read() as snapshot:
             assert snapshot.multi_get("pages", key[:4], [key[4:]]) == [b"page"]
+
+
+def _fail_half_way(store: OnlineStore) -> None:
+    with store.write() as transaction:
+        transaction.put("rows", b"key", b"value")
+        raise ZeroDivisionError

@@ -20,7 +20,7 @@ from featurestore.types import INT64_MAX, INT64_MIN, DType, decimal_parameters, 
 
 NAMES = ("bool", "int8", "int16", "int32", "int64", "float32", "float64", "string", "binary", "timestamp", "date")
 EDGES = (INT64_MIN, INT64_MIN + 1, -1, 0, 1_385_078_400_000_000, INT64_MAX - 1, INT64_MAX)
-TTLS = (None, 0, 1, 3, 10, INT64_MAX)
+TTLS = (None, None, 0, 1, 3, INT64_MAX)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ def values(dtype: DType) -> st.SearchStrategy[Any]:
 
 def instants() -> st.SearchStrategy[int]:
     """Return int microseconds since 1970 UTC, mostly close together, some at the ends of int64."""
-    return st.integers(-5, 25) | st.integers(-5, 25) | st.integers(-5, 25) | st.sampled_from(EDGES)
+    return st.one_of([st.integers(0, 8)] * 6 + [st.integers(-5, 25), st.sampled_from(EDGES)])
 
 
 @st.composite
@@ -89,13 +89,13 @@ def keys(draw: st.DrawFn, schema: RowSchema) -> list[tuple[Any, ...]]:
         one = st.tuples(*[parts for _ in schema.keys])
     else:
         one = st.tuples(*[values(column.dtype) for column in schema.keys])
-    return draw(st.lists(one, min_size=1, max_size=4))
+    return draw(st.lists(one, min_size=1, max_size=2))
 
 
 @st.composite
 def rows(draw: st.DrawFn, schema: RowSchema, entities: Sequence[tuple[Any, ...]], *, most: int = 14) -> pa.Table:
     """Return accepted rows of these entities, in any order: ties, corrections, null created times and values."""
-    count = draw(st.integers(0, most))
+    count = draw(st.just(most) | st.integers(0, most))
     drawn = [draw(st.sampled_from(entities)) for _ in range(count)]
     columns: dict[str, list[Any]] = {c.name: [key[i] for key in drawn] for i, c in enumerate(schema.keys)}
     for column in schema.event_key:
@@ -116,8 +116,10 @@ def spines(
 ) -> tuple[tuple[tuple[Any, ...], int | None], ...]:
     """Return (key, time) pairs: known and unknown entities, repeated pairs, null keys and null times, or nothing at all."""
     unknown = st.tuples(*[st.none() | values(column.dtype) for column in schema.keys])
-    pairs = draw(st.lists(st.tuples(st.sampled_from(entities) | unknown, st.none() | instants()), max_size=10))
-    return tuple(pairs + draw(st.lists(st.sampled_from(pairs), max_size=3)) if pairs else pairs)
+    timed = st.tuples(st.sampled_from(entities), instants())
+    pairs = draw(st.lists(timed, max_size=12))
+    pairs += draw(st.lists(st.tuples(st.sampled_from(entities) | unknown, st.none() | instants()), max_size=3))
+    return tuple(draw(st.permutations(pairs + pairs[:2])))
 
 
 @st.composite

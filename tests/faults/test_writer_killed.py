@@ -1,10 +1,10 @@
 """A writer killed at any moment: what it acknowledged is there, whole, and offline exactly once."""
 
+import multiprocessing
 import random
-import signal
-import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -13,20 +13,27 @@ from featurestore.refs import ViewRef
 from featurestore.rows import SEQ
 from featurestore.testing.projects import ScratchProject
 
-SCRIPT = Path(__file__).with_name("writer_process.py")
-sys.path.insert(0, str(SCRIPT.parent))
-from writer_process import NOW, READINGS, SENSORS  # noqa: E402 - the script stands beside this file
+sys.path.insert(0, str(Path(__file__).parent))
+from writer_process import NOW, READINGS, SENSORS, write_batches
+
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["featurestore.testing.projects"])  # imports once; no store is open when it forks
 
 
 def kill_while_it_writes(folder, first, delay):
     """Run the writer until it acknowledged something, kill it after a delay, and return the batches it acknowledged."""
-    process = subprocess.Popen([sys.executable, SCRIPT, folder, str(first)], stdout=subprocess.PIPE, text=True)
-    said = process.stdout.readline()
+    said, saying = PROCESSES.Pipe(duplex=False)
+    process = PROCESSES.Process(target=write_batches, args=(str(folder), first, saying))
+    process.start()
+    saying.close()
+    acknowledged = [said.recv_bytes()]
     time.sleep(delay)
-    process.send_signal(signal.SIGKILL)
-    said += process.stdout.read()
-    process.wait()
-    return [int(line) for line in said.split("\n")[:-1]]
+    process.kill()
+    with suppress(EOFError):
+        while True:
+            acknowledged.append(said.recv_bytes())
+    process.join()
+    return [int.from_bytes(batch, "big") for batch in acknowledged]
 
 
 def check(folder, acknowledged, *, fold):

@@ -1,9 +1,7 @@
-"""A writer in a process of its own: writes numbered batches and says each number once it was acknowledged.
+"""A writer for a process of its own: writes numbered batches and says each number once it was acknowledged."""
 
-usage: writer_process.py FOLDER FIRST_BATCH
-"""
-
-import sys
+import itertools
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pyarrow as pa
@@ -34,16 +32,11 @@ def batch_rows(batch: int) -> pa.Table:
     )
 
 
-def main() -> None:
-    batch = int(sys.argv[2])
-    with ScratchProject(Path(sys.argv[1]), READINGS, now=NOW) as project:
-        while True:
+def write_batches(folder: str, first: int, acknowledged: Connection) -> None:
+    """Write batch after batch, each acknowledged by its number; folds come in between. Runs until it is killed."""
+    with ScratchProject(Path(folder), READINGS, now=NOW) as project:
+        for batch in itertools.count(first):
             project.writer.write(ViewRef("readings"), batch_rows(batch))
-            print(batch, flush=True)
-            batch += 1
+            acknowledged.send_bytes(batch.to_bytes(8, "big"))
             if batch % 7 == 0:
                 project.writer.fold()
-
-
-if __name__ == "__main__":
-    main()

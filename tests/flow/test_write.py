@@ -30,7 +30,10 @@ TEMP, SKY = Feature("temp", "float64"), Feature("sky", "string")
 TTL = 40
 
 
-def weather(*features, ttl=TTL, source=PushSource("weather", "at", "created")):
+PUSHED = PushSource("weather", "at", "created")
+
+
+def weather(*features, ttl=TTL, source=PUSHED):
     return FeatureView(
         "weather", ORIGIN, source, features=features or (TEMP, SKY), ttl=ttl and timedelta(microseconds=ttl)
     )
@@ -38,7 +41,7 @@ def weather(*features, ttl=TTL, source=PushSource("weather", "at", "created")):
 
 def rows(*tuples):
     """Make rows of (origin, event, created, temp, sky)."""
-    columns = list(zip(*tuples)) or [[]] * 5
+    columns = list(zip(*tuples, strict=True)) or [[]] * 5
     instants = pa.timestamp("us", "UTC")
     return pa.table(
         {

@@ -63,7 +63,7 @@ def python_values(layout, rows):
     return [
         tuple(
             bits(from_wire(slot.dtype, values[i])) if column.valid[i] else None
-            for slot, values, column in zip(layout.slots, plain, columns)
+            for slot, values, column in zip(layout.slots, plain, columns, strict=True)
         )
         for i in range(len(rows))
     ]
@@ -73,7 +73,7 @@ def python_values(layout, rows):
 def test_bulk_and_single_rows_are_the_same_bytes(case):
     columns, rows, times = case
     layout, stored = encode(columns, rows, times)
-    assert stored == [layout.encode_row(time, row) for time, row in zip(times, rows)]
+    assert stored == [layout.encode_row(time, row) for time, row in zip(times, rows, strict=True)]
 
 
 @given(tables())
@@ -91,9 +91,9 @@ def test_generated_protobuf_reads_the_same_values(case):
     layout, stored = encode(columns, rows, times)
     parsed = pb.ViewRows.FromString(b"".join(stored)).rows
     assert [row.event_time for row in parsed] == times
-    for row, expected in zip(parsed, rows):
+    for row, expected in zip(parsed, rows, strict=True):
         lanes = {"doubles": row.doubles, "integers": row.integers, "strings": row.strings}
-        for slot, value in zip(layout.slots, expected):
+        for slot, value in zip(layout.slots, expected, strict=True):
             null = row.nulls[slot.bit // 64] >> (slot.bit % 64) & 1
             assert bool(null) == (value is None)
             if value is not None:

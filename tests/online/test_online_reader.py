@@ -169,7 +169,7 @@ def test_a_version_that_was_never_filled_is_refused(tmp_path):
     with (
         ScratchProject(tmp_path, NUMBERS) as project,
         pytest.raises(
-            FailedPreconditionError, match="numbers@v1 was never filled online. Run `featurestore materialize"
+            FailedPreconditionError, match=r"numbers@v1 was never filled online\. Run `featurestore materialize"
         ),
     ):
         project.read(["numbers:a"], [(1,)])

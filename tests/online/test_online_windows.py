@@ -45,10 +45,10 @@ def sales(*, keyed=True):
 
 
 def rows(batch):
-    columns = list(zip(*batch)) or [[]] * 6
+    columns = list(zip(*batch, strict=True)) or [[]] * 6
     types = [pa.string(), pa.timestamp("us", "UTC"), pa.timestamp("us", "UTC"), pa.int32(), pa.float64(), pa.int64()]
     names = ["user", "at", "created", "sale", "amount", "quantity"]
-    return pa.table([pa.array(column, kind) for column, kind in zip(columns, types)], names=names)
+    return pa.table([pa.array(column, kind) for column, kind in zip(columns, types, strict=True)], names=names)
 
 
 class Oracle:
@@ -110,7 +110,7 @@ def check(project, oracle, now):
     answer = project.read(NAMES, [(user,) for user in USERS])
     assert answer.time == now
     columns = answer.to_dict()
-    got = [list(row) for row in zip(*columns.values())]
+    got = [list(row) for row in zip(*columns.values(), strict=True)]
     for i, user in enumerate(USERS):
         assert list(map(repr, got[i])) == list(map(repr, oracle.read(user, now)))
 

@@ -44,7 +44,7 @@ class DuckDBEngine:
             columns: Names of the value columns.
         """
         keys = spine.keys.column_names
-        rows = _in_order(table.read([*keys, EVENT, CREATED, SEQ, *columns]))
+        rows = _in_order(_read(table, keys, columns))
         events, asked = _events(rows, keys, rule), _asked(spine)
         event = events[EVENT].to_numpy()
         found = _greatest(asked, events, keys, rule)
@@ -67,7 +67,7 @@ class DuckDBEngine:
             columns: Names of the aggregated columns.
         """
         keys, event_key = spine.keys.column_names, [column.name for column in table.schema.event_key]
-        rows = table.read([*keys, *event_key, EVENT, CREATED, SEQ, *columns])
+        rows = _read(table, [*keys, *event_key], columns)
         asked, events = _asked(spine), _events(rows, [*keys, *event_key], rule)
         entities = query(_ENTITIES.format(keys=quoted(*keys)), asked=asked)
         entity = query(_ENTITY_OF_SPINE.format(on=_equal(keys, "s")), asked=asked, entities=entities)
@@ -123,6 +123,11 @@ def _greatest(asked: pa.Table, events: pa.Table, keys: Sequence[str], rule: Poin
     position = np.searchsorted(asked[ROW].to_numpy(), found["row"].to_numpy())
     greatest[position] = found["greatest"].fill_null(-1).to_numpy()
     return greatest
+
+
+def _read(table: OfflineTable, keys: Sequence[str], columns: Sequence[str]) -> pa.Table:
+    """Return keys, times, seq and other columns of a table, each once."""
+    return table.read(list(dict.fromkeys([*keys, EVENT, CREATED, SEQ, *columns])))
 
 
 def _asked(spine: Spine) -> pa.Table:

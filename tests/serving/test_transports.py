@@ -1,0 +1,8 @@
+"""Every transport passes the public suite; another one is one more name in the list."""
+
+from featurestore.serving.grpc_aio import GrpcAioTransport
+from featurestore.testing.transports import TransportSuite
+
+
+class TestTransports(TransportSuite):
+    transports = (GrpcAioTransport,)
