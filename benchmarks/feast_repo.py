@@ -84,7 +84,7 @@ class Repository:
         """Return the values of a serialized answer, in hexadecimal, by feature."""
         answer = GetOnlineFeaturesResponse.FromString(bytes.fromhex(message))
         columns = zip(answer.metadata.feature_names.val, answer.results, strict=True)
-        return {name: [_python(value) for value in column.values] for name, column in columns}
+        return {name: list(map(_python, column.values)) for name, column in columns}
 
 
 def _python(value: Any) -> Any:

@@ -70,9 +70,9 @@ def steady_grpc(endpoint: GrpcEndpoint, streams: int, seconds: float) -> Callabl
     return lambda: run(endpoint, streams, requests)
 
 
-def steady_http(endpoint: HttpEndpoint, streams: int, seconds: float) -> Callable[[], Load]:
-    """Return a load of so many seconds, rounded up to whole ones."""
-    return lambda: _wrk(endpoint, streams, max(1, round(seconds)))
+def steady_http(endpoint: HttpEndpoint, streams: int, seconds: int) -> Callable[[], Load]:
+    """Return a load of so many seconds."""
+    return lambda: _wrk(endpoint, streams, seconds)
 
 
 def _h2load(endpoint: GrpcEndpoint, streams: int, requests: int) -> Load:

@@ -37,6 +37,10 @@ class Claim:
     runs: Mapping[str, Sequence[float]]
     remarks: Mapping[str, str] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if not all(number > 0 for runs in self.runs.values() for number in runs):
+            raise RuntimeError(f"{self.name}: something did nothing in its time: {self.runs}")
+
     def ratios(self, peer: str) -> list[float]:
         """Say round by round how many times better the first contender is than a peer; below 1 it is worse."""
         ours = self.runs[next(iter(self.runs))]

@@ -18,7 +18,7 @@ BENCHMARKS = {"start_up": start_up.measure, "training_read": training_read.measu
 def main() -> None:
     """Run the benchmarks that were asked for, print the table and write it as JSON."""
     asked = _arguments()
-    effort = Effort(rounds=asked.rounds or (2 if asked.small else 5), small=asked.small)
+    effort = Effort(rounds=asked.rounds or (1 if asked.small else 5), small=asked.small)
     begun = time.perf_counter()
     claims = []
     for name in asked.only or BENCHMARKS:
@@ -32,7 +32,7 @@ def main() -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", action="append", choices=BENCHMARKS, help="one benchmark; may be repeated")
-    parser.add_argument("--rounds", type=int, help="how often everything is measured; default: 5, with --small 2")
+    parser.add_argument("--rounds", type=int, help="how often everything is measured; default: 5, with --small 1")
     parser.add_argument("--small", action="store_true", help="little data and time, only to try the scripts")
     return parser.parse_args()
 

@@ -453,7 +453,21 @@ def _say(text: str) -> None:
 
 
 def _print_json(document: Mapping[str, Any]) -> None:
-    print(json.dumps({"schema_version": SCHEMA_VERSION, **document}, indent=2, default=str))
+    print(json.dumps({"schema_version": SCHEMA_VERSION, **document}, indent=2, default=_json_value))
+
+
+def _json_value(value: Any) -> str:
+    """Write a scalar that JSON lacks: an instant or a day in ISO form, a decimal or bytes as text."""
+    from datetime import date
+    from decimal import Decimal
+
+    if isinstance(value, date):
+        return value.isoformat()
+    if isinstance(value, Decimal | Path):
+        return str(value)
+    if isinstance(value, bytes):
+        return value.decode(errors="backslashreplace")
+    raise TypeError(f"{type(value).__name__} has no JSON form")
 
 
 def _print_rows(headers: Sequence[str], rows: Iterable[Sequence[Any]], output: Format, *, command: str) -> None:
@@ -603,7 +617,8 @@ def _value(dtype: str, text: str, pair: str) -> Any:
 
 
 def _print_online(rows: Any, output: Format) -> None:
-    values, statuses = rows.to_dict(), rows.status
+    values = rows.to_dict()
+    statuses = {name: rows.status[name].tolist() for name in values}
     if output is Format.json:
         _print_json({"features": values, "statuses": statuses, "time": rows.time, "position": rows.position})
         return

@@ -124,6 +124,7 @@ def main(folder: Path) -> None:
                 "a token of its own.",
             ):
                 read_as_others(address, tokens, day)
+                store.collect_usage()
                 wait_for_usage(folder)
 
             with step(
@@ -368,11 +369,11 @@ def read_as_others(address: str, tokens: dict[str, str], day: pa.Table) -> None:
         flights = day["flight_id"].to_pylist()[:100]
         found = gates.get_online_features(["delay_score:probability"], keys={"flight_id": flights})
         gates.get_online_features(["origin_traffic:departures_6h"], keys={"origin": ["EWR", "JFK", "LGA"]})
-        likely = int((found.columns["probability"] > 0.5).sum())
-        tell(f"gate_planner: {likely} of {len(flights)} flights are likely to be late")
+        likeliest = int(found.columns["probability"].argmax())
+        tell(f"gate_planner: of {len(flights)} flights {flights[likeliest]} is the likeliest to be late")
     with Client(address, timeout=PATIENCE, token=tokens["svc-dashboard"]) as dashboard:
         rows = dashboard.get_online_features(["weather:temp", "weather:visib"], keys={"origin": ["EWR", "JFK", "LGA"]})
-        tell(f"the dashboard, which nobody declared: {rows.to_dict()} {list(rows.status['temp'])}")
+        tell(f"the dashboard, which nobody declared: {rows.to_dict()}, {rows.status['temp'].tolist()}")
 
 
 def wait_for_usage(folder: Path) -> None:

@@ -182,6 +182,5 @@ gate_planner = Job(
     "gate_planner",
     reads=[delay_score, "origin_traffic:departures_6h", "weather:wind_speed"],  # it never reads the last one
     owner="gates@airport.example",
-    cadence=DAY,
     description="Gives late flights a gate further out",
 )

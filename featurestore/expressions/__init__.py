@@ -22,6 +22,7 @@ from featurestore.expressions.tree import (
     ColumnRef,
     Expression,
     Literal,
+    cast,
     from_json,
     to_json,
 )
@@ -35,6 +36,7 @@ __all__ = [
     "ColumnRef",
     "Expression",
     "Literal",
+    "cast",
     "evaluate",
     "evaluate_scalar",
     "from_json",

@@ -22,12 +22,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from featurestore.errors import ConflictError, CorruptionError, InvalidArgumentError, NotFoundError
-from featurestore.lanes import to_lane
+from featurestore.lanes import LaneColumn, to_lane
 from featurestore.offline.durable import sync
 from featurestore.offline.training_set import TrainingSet
 from featurestore.refs import NAME
 from featurestore.registry.snapshot import DatasetRecord
-from featurestore.types import from_arrow
+from featurestore.types import from_arrow, to_arrow
 
 SCHEMA_VERSION = 1
 LIBRARIES = ("featurestore", "deltalake", "duckdb", "numba", "numpy", "polars", "pyarrow")
@@ -198,18 +198,21 @@ def table_digest(table: pa.Table) -> str:
     digest = blake2b(digest_size=16)
     for name in table.column_names:
         column = table[name].combine_chunks()
-        digest.update(f"{name}\0{column.type}\0{len(column)}\0".encode())
-        for part in _canonical(column):
+        for part in (f"{name}\0{len(column)}\0".encode(), *_canonical(column)):
             digest.update(part)
     return digest.hexdigest()
 
 
 def _canonical(column: pa.Array) -> tuple[bytes, ...]:
-    """Return validity and values as bytes that depend on the values alone."""
+    """Return our type, validity and values as bytes that depend on the values alone, not on how a file holds them."""
     try:
-        lane = to_lane(column, from_arrow(column.type))
+        dtype = from_arrow(column.type)
     except InvalidArgumentError:  # a type that only passes through, such as a list: by its Python values
         return (repr(column.to_pylist()).encode(),)
+    return (dtype.name.encode(), *_canonical_lane(to_lane(column.cast(to_arrow(dtype)), dtype)))
+
+
+def _canonical_lane(lane: LaneColumn) -> tuple[bytes, ...]:
     valid = np.packbits(lane.valid).tobytes()
     if isinstance(lane.values, list):
         lengths = np.fromiter(map(len, lane.values), np.int64, len(lane.values))

@@ -22,7 +22,9 @@ def read_table(path: Path) -> pa.Table:
     import pyarrow as pa
 
     if not path.is_file():
-        raise NotFoundError.of("file", str(path), [str(p) for p in path.parent.glob("*")] if path.parent.is_dir() else [])
+        raise NotFoundError.of(
+            "file", str(path), [str(p) for p in path.parent.glob("*")] if path.parent.is_dir() else []
+        )
     reader = _readers().get(path.suffix)
     if reader is None:
         raise InvalidArgumentError(f"'{path.name}' has no known ending.", repair=f"Use one of {', '.join(_readers())}.")

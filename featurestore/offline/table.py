@@ -1,6 +1,6 @@
 """The offline table of one view version: our own Parquet files under a Delta log.
 
-    __bucket=3/<id>.parquet    bulk loads: one file a hash bucket of the entity key, sorted by (key, event, created, seq)
+    bucket-3/<id>.parquet      bulk loads: one file a hash bucket of the entity key, sorted by (key, event, created, seq)
     recent/<id>.parquet        small appends, unbucketed and sorted in the same way; reads merge them
     _delta_log/                which files count, since which commit, and how far the row log was folded
 
@@ -202,7 +202,7 @@ class OfflineTable:
 
     def _write_file(self, rows: pa.Table, bucket: int | None) -> AddAction:
         """Write and sync one file; return what the log has to say about it."""
-        folder = RECENT if bucket is None else f"{BUCKET}={bucket}"
+        folder = RECENT if bucket is None else f"bucket-{bucket}"
         path = self.directory / folder / f"{uuid.uuid4().hex}.parquet"
         path.parent.mkdir(exist_ok=True)
         order = pq.SortingColumn.from_ordering(

@@ -8,7 +8,6 @@ from typing import Any
 
 from featurestore.client import ReadShape
 from featurestore.decoding import OnlineRows, decode
-from featurestore.errors import FailedPreconditionError
 from featurestore.keys import encode_request
 from featurestore.online.lmdb import open_lmdb
 from featurestore.online.reader import OnlineReader, schema_message
@@ -34,14 +33,12 @@ def read_in_process(
         clock: Microseconds UTC; None is the replay clock, which lives in the store.
 
     Raises:
-        FailedPreconditionError: Nothing was ever written or materialized.
+        FailedPreconditionError: A view was never filled; names the command that does.
         InvalidArgumentError: A column is missing or unknown, a key is null, or a value of another type; says where.
     """
     schema = schema_message(plan)
     message = pb.ReadRequest.FromString(ReadShape.of(schema).pack(keys, request))
-    if not folder.exists():
-        raise FailedPreconditionError("The online store is empty.", repair="Run `featurestore materialize`.")
-    store = open_lmdb(folder, readonly=True)
+    store = open_lmdb(folder)  # not read-only: a writer of this process may have it open, or open it next
     try:
         reader = OnlineReader(store, clock)
         encoded = [encode_request(message.columns, key_set) for key_set in plan.key_sets]

@@ -27,7 +27,7 @@ from featurestore.definitions import (
 from featurestore.definitions.checks import duration_micros
 from featurestore.definitions.fingerprint import on_demand_fingerprint, stored_fingerprint
 from featurestore.errors import DefinitionError, NotFoundError
-from featurestore.expressions import Expression, parse_expression, to_json
+from featurestore.expressions import Expression, cast, parse_expression, to_json
 from featurestore.refs import FeatureRef, ViewRef
 from featurestore.registry.snapshot import (
     AggregationRecord,
@@ -392,11 +392,24 @@ def _stored_feature(
 
 
 def _computed(feature: Feature, expression: Expression, meanings: Mapping[str, str]) -> FeatureRecord:
-    tree = to_json(expression)
+    tree = to_json(_as_declared(feature, expression))
     facts: dict[str, Any] = {"name": feature.name, "dtype": feature.dtype_name, "unit": feature.unit}
     fingerprint = on_demand_fingerprint(facts, tree, {name: meanings[name] for name in sorted(expression.columns)})
     record = ExpressionRecord(sql=feature.expression or "", tree=tree)
     return FeatureRecord(fingerprint=fingerprint, description=feature.description, expression=record, **facts)
+
+
+def _as_declared(feature: Feature, expression: Expression) -> Expression:
+    """Return the expression in the feature's type; a wider type of the same kind holds every value, another is refused."""
+    have, wanted = expression.dtype, feature.dtype_name
+    widths = ("int8", "int16", "int32", "int64"), ("float32", "float64")
+    if have != wanted and not any(have in w and wanted in w and w.index(have) < w.index(wanted) for w in widths):
+        raise DefinitionError(
+            f"Expression '{feature.expression}' is {have}, declared {wanted}.",
+            place=feature.name,
+            repair=f"Declare {have}, or write CAST(... AS {wanted}).",
+        )
+    return expression if have == wanted else cast(expression, wanted)
 
 
 def _linked(candidate: ViewRecord, ref: ViewRef, old: ViewRecord) -> ViewRecord:

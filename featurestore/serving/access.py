@@ -54,6 +54,16 @@ METHODS: Mapping[str, Permission] = {
     **{route: RPCS[f"/{SERVICE}/{rpc}"] for route, rpc in ROUTES.items()},
 }
 
+
+def rpc_of(method: str) -> str:
+    """Return the name of the RPC that a method path or route stands for.
+
+    >>> rpc_of("POST /v1/write"), rpc_of("/featurestore.v1.FeatureStore/Write")
+    ('Write', 'Write')
+    """
+    return ROUTES.get(method) or method.rpartition("/")[2]
+
+
 _ROLES: Mapping[Permission, tuple[str, ...]] = {
     "read": ("reader",),
     "write": ("writer",),

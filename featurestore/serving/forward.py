@@ -11,6 +11,7 @@ import grpc.aio
 from featurestore.client import texts
 from featurestore.errors import UnavailableError
 from featurestore.flow.remote import SERVICE, socket_path
+from featurestore.serving.access import rpc_of
 from featurestore.serving.call import Call, Reply
 
 _OPTIONS = (("grpc.min_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 1000))
@@ -36,7 +37,7 @@ class WriterForwarder:
         Raises:
             UnavailableError: The writer does not answer; whether it did the work is not known.
         """
-        ask = self._methods[_RPC_OF[call.method]]
+        ask = self._methods[rpc_of(call.method)]
         try:
             return Reply(await ask(body, timeout=_LONGEST if call.remaining is None else call.remaining))
         except grpc.aio.AioRpcError as error:
@@ -49,11 +50,3 @@ class WriterForwarder:
     async def close(self) -> None:
         """Close the connection."""
         await self._channel.close()
-
-
-_RPC_OF = {
-    "/featurestore.v1.FeatureStore/Write": "Write",
-    "/featurestore.v1.FeatureStore/AdvanceClock": "AdvanceClock",
-    "POST /v1/write": "Write",
-    "POST /v1/clock": "AdvanceClock",
-}

@@ -149,5 +149,5 @@ def _clipped(text: str) -> str:
 
 
 def _public_name(error: FeatureStoreError) -> str:
-    """Return the name of the error's class, or of the nearest one in the table: what a client can build again."""
-    return next(kind.__name__ for kind in type(error).__mro__ if kind in STATUS_OF or kind is FeatureStoreError)
+    """Return the name of the error's class, or of the nearest public one above it: what a client can build again."""
+    return next(kind.__name__ for kind in type(error).__mro__ if kind.__module__ == FeatureStoreError.__module__)

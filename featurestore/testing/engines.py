@@ -4,14 +4,14 @@
     class TestMyEngine(EngineConformance):
         oracle = my_oracle
 
-The oracle is the rule written down a second time, sharing no code with the package; this project's own is tests/oracle.py. It is a module or an
-object with two functions:
+The oracle is the rule written down a second time, sharing no code with the package; this project's own is tests/oracle.py. It is a
+module or an object with two functions:
 
 * ``join(spine, rows, names, *, ttl, knowledge, position, backfilled_until)``: for each spine row (row or None, status)
 * ``fold(spine, rows, names, event_key, column, function, window, *, knowledge, position, backfilled_until)``: for each spine row a value
 
-`spine` holds (key, time) pairs. A row is a dict with the key columns (`names`), the event key columns, ``event``, ``created`` and ``seq``, and its
-values; times are int microseconds.
+`spine` holds (key, time) pairs. A row is a dict with the key columns (`names`), the event key columns, ``event``, ``created`` and
+``seq``, and its values; times are int microseconds.
 """
 
 from __future__ import annotations
@@ -62,7 +62,9 @@ class EngineConformance:
 
     @_SETTINGS
     @given(case=join_cases(), buckets=st.sampled_from((1, 3, 16)), data=st.data())
-    def test_join_agrees_with_the_oracle(self, engine: Engine, case: JoinCase, buckets: int, data: st.DataObject) -> None:
+    def test_join_agrees_with_the_oracle(
+        self, engine: Engine, case: JoinCase, buckets: int, data: st.DataObject
+    ) -> None:
         """Every spine row, in its order, gets the row that the rule says, to the bit, and the status that the rule says."""
         rows = _plain_rows(case)
         expected = self.oracle.join(
@@ -83,7 +85,9 @@ class EngineConformance:
         counted = data.draw(st.sampled_from(case.schema.values))
         rows, window = _plain_rows(case), data.draw(st.sampled_from(WINDOWS))
         functions = FUNCTIONS if counted.dtype.name == "float64" else ("count",)
-        asked = [AggregationRecord(column=counted.name, function=f, dtype="float64", time_window=window) for f in functions]
+        asked = [
+            AggregationRecord(column=counted.name, function=f, dtype="float64", time_window=window) for f in functions
+        ]
         spine, rule = _spine(case), case.rule
         with _stored(case, 3, split=data.draw(st.integers(0, len(rows)))) as table:
             gathered = engine.gather(table, spine, rule, [counted.name])
@@ -96,7 +100,9 @@ class EngineConformance:
                 case.spine, rows, [key.name for key in case.schema.keys], [key.name for key in case.schema.event_key],
                 counted.name, aggregation.function, window, **_knowledge(case),
             )  # fmt: skip
-            got = [value if ok else None for value, ok in zip(column.values.tolist(), column.valid.tolist(), strict=True)]
+            got = [
+                value if ok else None for value, ok in zip(column.values.tolist(), column.valid.tolist(), strict=True)
+            ]
             assert [repr(value) for value in expected] == [repr(value) for value in got]
 
 

@@ -32,6 +32,7 @@ from featurestore.flow.write import Writer
 from featurestore.online.lmdb import open_lmdb
 from featurestore.online.reader import OnlineReader
 from featurestore.registry.storage import open_registry
+from featurestore.serving.access import rpc_of
 from featurestore.serving.call import Call, Handler, Reply
 from featurestore.serving.handlers import FeatureHandlers
 from featurestore.serving.settings import ServeSettings
@@ -249,7 +250,7 @@ class ServedProject(AbstractContextManager["ServedProject"]):
         self.handlers.refresh()
 
     async def _forward(self, call: Call, body: bytes) -> Reply:
-        reply = self._writer.methods()[f"/featurestore.v1.Writer/{call.method.rpartition('/')[2]}"](call, body)
+        reply = self._writer.methods()[f"/featurestore.v1.Writer/{rpc_of(call.method)}"](call, body)
         return reply if isinstance(reply, Reply) else await reply
 
 

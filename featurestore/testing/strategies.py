@@ -1,7 +1,7 @@
 """Hypothesis strategies for what the store holds: types, values, keys, rows, spines, and whole joins to be checked.
 
-Small ranges on purpose: most cases have ties, corrections, repeated spine rows and ages right at the ttl. Extremes are drawn as well: int64
-beyond doubles, times before 1970 and at both ends of int64, text with NUL, keys such as ("1", "12") and ("11", "2") that collide when joined.
+Small ranges on purpose: most cases have ties, corrections, repeated spine rows and ages right at the ttl. Extremes are drawn as well:
+int64 beyond doubles, times before 1970 and at both ends of int64, text with NUL, keys such as ("1", "12") and ("11", "2").
 """
 
 from __future__ import annotations

@@ -173,7 +173,7 @@ def _fix(state: State, relation: Relation) -> str:
             named = _best(state, relation, reader.candidates) or reader.candidates[0].replace("@*", "@VERSION")
             return f"FEATURESTORE_CONSUMER={named}"
         case "unbound":
-            candidate = _best(state, relation, tuple(state.snapshot.consumers))
+            candidate = _best(state, relation, _unclaimed(state))
             command = bind_command(name, candidate or "CONSUMER")
             return command if candidate else f"lineage declare principal:{shlex.quote(name)}, then {command}"
     manifest = state.snapshot.consumers.get(name)
@@ -195,6 +195,12 @@ def _widened(manifest: Consumer, relation: Relation) -> str:
 def _undeclared_features(state: State, relation: Relation) -> set[str]:
     """Return this feature and all else the reader was served: one line of features.py that settles them together."""
     return set(state.snapshot.outermost({relation.feature, *state.served_to.get(relation.reader, ())}))
+
+
+def _unclaimed(state: State) -> tuple[str, ...]:
+    """Return the consumers that no principal is bound to: an unknown principal may well be one of them."""
+    bound = {binding.consumer for binding in state.bindings}
+    return tuple(key for key in state.snapshot.consumers if not {key, f"{key.partition('@')[0]}@*"} & bound)
 
 
 def _best(state: State, relation: Relation, candidates: tuple[str, ...]) -> str | None:

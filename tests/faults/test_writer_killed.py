@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from writer_process import NOW, READINGS, SENSORS, write_batches
 
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["featurestore.testing.projects"])  # imports once; no store is open when it forks
+PROCESSES.set_forkserver_preload(["featurestore.testing.projects", "pandas"])  # imported once, before any store is open
 
 
 def kill_while_it_writes(folder, first, delay):

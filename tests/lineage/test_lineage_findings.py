@@ -68,6 +68,12 @@ def test_a_principal_without_a_binding(project, ask):
     assert finding.evidence[0]["type"] == "usage"
 
 
+def test_a_principal_is_not_taken_for_a_consumer_that_somebody_else_runs(project, ask):
+    project.bind("svc", "delay_model@*")
+    project.read("weather@v1:temp", "", principal="svc-new", binding="undeclared")
+    assert only(ask, "LN103").fix.startswith("lineage declare principal:svc-new, then")
+
+
 def test_a_principal_that_no_manifest_fits_is_told_to_declare_first(project, ask):
     project.read("comfort@v1:heat", "", principal="a b", binding="undeclared")
     assert only(ask, "LN103").fix == "lineage declare principal:'a b', then featurestore token bind 'a b' CONSUMER"

@@ -14,5 +14,5 @@ class TestEngines(EngineConformance):
 
 
 def test_an_unknown_engine_is_an_error_that_says_the_nearest():
-    with pytest.raises(NotFoundError, match="No engine 'duckbd'. Did you mean 'duckdb'?"):
+    with pytest.raises(NotFoundError, match=r"No engine 'duckbd'. Did you mean 'duckdb'\?"):
         engine_of("duckbd")

@@ -116,7 +116,7 @@ def check(project, oracle, now):
 
 
 @pytest.mark.parametrize("keyed", [True, False])
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(data=st.data())
 def test_any_schedule_agrees_with_a_plain_scan(keyed, data):
     oracle = Oracle(keyed=keyed)

@@ -146,10 +146,17 @@ def test_a_changed_expression_makes_a_new_version(difference):
     assert versions(apply(registered(WEATHER, HEAT), WEATHER, changed), "heat") == [1, 2]
 
 
-@pytest.mark.parametrize("changed", [{"dtype": "float32"}, {"unit": "degC"}])
-def test_a_changed_type_or_unit_of_an_expression_makes_a_new_version(changed):
-    feels = replace(HEAT.features[0], **changed)
+def test_a_changed_unit_of_an_expression_makes_a_new_version():
+    feels = replace(HEAT.features[0], unit="degC")
     assert versions(apply(registered(WEATHER, HEAT), WEATHER, replace(HEAT, features=[feels])), "heat") == [1, 2]
+
+
+def test_a_wider_type_of_an_expression_makes_a_new_version_and_a_narrower_one_is_refused():
+    narrow = OnDemandFeatureView("twice", [Feature("x", "float32", expression="bump + bump")], request={"bump": "float32"})
+    wide = replace(narrow, features=[replace(narrow.features[0], dtype="float64")])
+    assert versions(apply(registered(narrow), wide), "twice") == [1, 2]
+    with pytest.raises(DefinitionError, match="is float64, declared float32"):
+        registered(replace(wide, features=[replace(wide.features[0], dtype="float32")], request={"bump": "float64"}))
 
 
 def test_a_changed_type_of_a_request_column_makes_a_new_version():

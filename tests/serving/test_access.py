@@ -65,7 +65,7 @@ def test_malformed_and_unknown_tokens_are_refused(snapshot, header):
 @pytest.mark.parametrize("change", [{"expires_at": 1}, {"revoked_at": 1}])
 def test_tokens_that_ended_are_refused(snapshot, change):
     ended = Token("t", "svc", frozenset({"reader"}), created_at=0, **change)
-    with pytest.raises(UnauthenticatedError, match="expired|revoked"):
+    with pytest.raises(UnauthenticatedError, match=r"expired|revoked"):
         gate(snapshot, token=ended).admit(call())
 
 

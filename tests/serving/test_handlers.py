@@ -3,11 +3,13 @@
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 
 import pytest
 
 from featurestore.audit import collect
-from featurestore.errors import AccessDeniedError
+from featurestore.definitions import Feature
+from featurestore.errors import AccessDeniedError, FailedPreconditionError
 from featurestore.serving.call import Call, monotonic_micros
 from featurestore.serving.grpc_aio import GrpcAioTransport
 from featurestore.serving.handlers import MAX_PLANS
@@ -74,15 +76,14 @@ def test_a_change_keeps_plans_that_mean_the_same_and_forgets_the_others(served):
         client.get_online_features(["weather:temp"], {"origin": ["JFK"]})
         client.get_online_features(["activity:score"], {"user_id": [1001]})
         kept, lost = handlers.state.reads
-        changed = [d for d in definitions() if getattr(d, "name", "") not in {"activity"}]
-        served.store.apply(changed)
-        served.store.apply(served.store.snapshot() and changed)
         before = handlers.state
+        served.store.apply([_with_another_score(definition) for definition in definitions()])
+        served.store.promote("activity@v2")
         served.refresh()
-        after = handlers.state
-        assert after is not before
-        assert kept in after.reads
         assert before.reads.keys() == {kept, lost}
+        assert handlers.state.reads.keys() == {kept}
+        with pytest.raises(FailedPreconditionError, match="activity@v2 was never filled"):
+            client.get_online_features(["activity:score"], {"user_id": [1001]})
         assert client.get_online_features(["weather:temp"], {"origin": ["JFK"]}).to_dict() == {"temp": [40.5]}
 
 
@@ -117,6 +118,12 @@ def test_both_a_service_and_features_are_too_much(served):
     token = served.token("svc", "reader")
     request = pb.SchemaRequest(service="delay_model", features=["weather:temp"]).SerializeToString()
     assert served.handlers.methods()[SCHEMA](call(SCHEMA, token), request).code == "INVALID_ARGUMENT"
+
+
+def _with_another_score(definition):
+    if definition.name != "activity":
+        return definition
+    return replace(definition, features=[Feature("score", "int64")])
 
 
 def call(method, token):

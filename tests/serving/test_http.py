@@ -1,0 +1,188 @@
+"""HTTP/JSON gives the answers and errors of gRPC, with exact values, and is as closed as gRPC is."""
+
+import asyncio
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from featurestore.serving.access import METHODS, ROUTES
+from featurestore.serving.grpc_aio import GrpcAioTransport
+from featurestore.serving.http import declared_routes, http_app
+from featurestore.serving.settings import MAX_REQUEST_BYTES
+from featurestore.testing.served import ServedProject
+
+READ = "/v1/get-online-features"
+
+
+class Http:
+    """Calls an application in this process, as a blocking client."""
+
+    def __init__(self, app, headers=None):
+        self.app = app
+        self.headers = headers
+
+    def request(self, verb, path, **request):
+        async def call():
+            transport = httpx.ASGITransport(self.app)
+            async with httpx.AsyncClient(
+                transport=transport, base_url="http://127.0.0.1", headers=self.headers
+            ) as client:
+                return await client.request(verb, path, **request)
+
+        return asyncio.run(call())
+
+    def get(self, path, **request):
+        return self.request("GET", path, **request)
+
+    def post(self, path, **request):
+        return self.request("POST", path, **request)
+
+
+def application(served, *, is_ready=True):
+    handlers = served.handlers
+    return http_app(handlers.methods(), handlers.guard, served.settings, is_ready=lambda: is_ready)
+
+
+def http(served, **settings):
+    return Http(application(served), **settings)
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory) -> Iterator[ServedProject]:
+    with ServedProject(tmp_path_factory.mktemp("http"), GrpcAioTransport) as project:
+        project.fill()
+        yield project
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory) -> Iterator[ServedProject]:
+    with ServedProject(tmp_path_factory.mktemp("guarded"), GrpcAioTransport, auth="token") as project:
+        project.fill()
+        yield project
+
+
+def test_read(served):
+    answer = http(served).post(READ, json={"service": "delay_model", "keys": {"origin": ["EWR", "JFK", "XXX", "LGA"]}})
+    body = answer.json()
+    assert answer.status_code == 200
+    assert body["features"]["humid"] == [-(2**63), 60, None, None]
+    assert body["features"]["note"][0] == "Schnee \N{SNOWFLAKE}"
+    assert body["statuses"]["temp"] == ["NULL", "PRESENT", "NOT_FOUND", "EXPIRED"]
+    assert [time is None for time in body["event_times"]["temp"]] == [False, False, True, True]
+    assert body["time"].endswith("Z")
+    assert body["position"] >= 3
+
+
+def test_read_with_request_data(served):
+    asked = {"features": ["heat:feels"], "keys": {"origin": ["JFK", "JFK"]}, "request": {"bump": [0.5, "Infinity"]}}
+    assert http(served).post(READ, json=asked).json()["features"] == {"feels": [41.0, "Infinity"]}
+
+
+def test_write_schema_status_and_clock(served):
+    client = http(served)
+    columns = client.post("/v1/write-schema", json={"view": "activity"}).json()
+    assert columns["view"] == "activity@v1"
+    assert {c["column"]: c["dtype"] for c in columns["columns"]} == {
+        "user_id": "int64",
+        "event_timestamp": "timestamp",
+        "score": "float64",
+    }
+    rows = {"user_id": [2**62 + 1], "event_timestamp": ["2024-01-01T00:00:00Z"], "score": [0.1]}
+    assert client.post("/v1/write", json={"view": "activity", "rows": rows}).json()["accepted"] == 1
+    assert client.post("/v1/write", json={"view": "activity", "rows": rows}).json()["repeated"] == 1
+    asked = {"features": ["activity:score"], "keys": {"user_id": [2**62 + 1, 2**62]}}
+    assert client.post(READ, json=asked).json()["features"] == {"score": [0.1, None]}
+    schema = client.post("/v1/schema", json={"features": ["activity:score"]}).json()
+    assert schema["keys"] == [{"entity": "user", "columns": [{"column": "user_id", "dtype": "int64"}]}]
+    assert client.get("/v1/status").json()["project"] == "suite"
+    assert client.post("/v1/clock", json={"time": "2024-01-01"}).status_code == 409
+
+
+@pytest.mark.parametrize(
+    ("asked", "code", "says"),
+    [
+        ({"service": "delay_modle", "keys": {}}, 404, "Did you mean 'delay_model'?"),
+        ({"features": ["activity:score"], "keys": {"user_id": [1, 1001.7]}}, 400, "$.keys.user_id[1]"),
+        ({"features": ["activity:score"], "keys": {"user_id": [True]}}, 400, "Expected int64, got bool"),
+        ({"features": ["activity:score"], "keys": {"user_id": [None]}}, 400, "is null"),
+        ({"features": ["activity:score"], "keys": {"user": [1]}}, 400, "Did you mean 'user'?"),
+        ({"features": ["activity:score"], "keys": {"user_id": [2**63]}}, 400, "$.keys.user_id[0]"),
+        ({"features": ["activity:score"], "keys": {"user_id": 1}}, 400, "$.keys"),
+        ({"features": ["activity:score"], "key": {}}, 400, "unknown field"),
+        ({"features": ["idle:nothing"], "keys": {"origin": ["JFK"]}}, 409, "featurestore write idle@v1"),
+        ({"features": ["activity:score"], "keys": {"user_id": [1] * 1001}}, 429, "at most 1000"),
+    ],
+)
+def test_what_cannot_be_answered_says_the_same_as_over_grpc(served, asked, code, says):
+    answer = http(served).post(READ, json=asked)
+    assert answer.status_code == code
+    assert says in answer.json()["error"]["message"]
+
+
+def test_errors_carry_their_facts(served):
+    error = http(served).post(READ, json={"features": ["wether:temp"], "keys": {}}).json()["error"]
+    assert (error["code"], error["nearest"]) == ("NOT_FOUND", "weather")
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [(b"{", 400), (b"[]", 400), (b"\xff", 400), (b"{" * 5000, 400), (b" " * (MAX_REQUEST_BYTES + 1), 429)],
+)
+def test_bodies_that_are_no_request(served, body, code):
+    answer = http(served).post(READ, content=body, headers={"content-type": "application/json"})
+    assert answer.status_code == code
+
+
+def test_a_page_of_another_origin_cannot_call(served):
+    """A form can send text without asking the browser; and a name that was bound to this address is not ours."""
+    client = http(served)
+    assert client.post(READ, content=b"{}", headers={"content-type": "text/plain"}).status_code == 400
+    assert client.get("/v1/status", headers={"host": "evil.example"}).status_code == 400
+    assert "access-control-allow-origin" not in client.get("/v1/status", headers={"origin": "http://x"}).headers
+
+
+def test_health_and_description(served):
+    client = http(served)
+    assert client.get("/healthz").status_code == client.get("/readyz").status_code == 200
+    assert set(client.get("/openapi.json").json()["paths"]) == {
+        *(route.partition(" ")[2] for route in ROUTES),
+        "/healthz",
+        "/readyz",
+    }
+    assert Http(application(served, is_ready=False)).get("/readyz").status_code == 503
+
+
+def test_every_route_declares_its_permission_and_answers_nobody_without_a_token(guarded):
+    app = application(guarded)
+    routes = declared_routes(app)
+    assert routes == {method for method in METHODS if " " in method}
+    client = Http(app)
+    bodies = {
+        "/v1/schema": {"service": "x"},
+        READ: {"service": "x"},
+        "/v1/write-schema": {"view": "x"},
+        "/v1/write": {"view": "x", "rows": {}},
+        "/v1/clock": {"time": 1},
+        "/v1/status": None,
+    }
+    for route in routes:
+        verb, _, path = route.partition(" ")
+        answer = client.request(verb, path, json=bodies.get(path))
+        assert (answer.status_code == 401) == (METHODS[route] != "public"), route
+
+
+def test_tokens_consumers_and_warnings(guarded):
+    token = guarded.token("svc", "reader")
+    client = http(guarded, headers={"authorization": f"Bearer {token}"})
+    answer = client.post(READ, json={"features": ["watched:seen"], "keys": {"origin": ["JFK"]}})
+    assert answer.json()["features"] == {"seen": [True]}
+    assert "watched@v1:seen" in answer.headers["fs-warning"]
+    refused = client.post(READ, json={"features": ["guarded:secret"], "keys": {"origin": ["JFK"]}})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (403, "PERMISSION_DENIED")
+    named = client.post(
+        READ,
+        json={"features": ["weather:temp"], "keys": {"origin": ["JFK"]}},
+        headers={"featurestore-consumer": "stranger@1"},
+    )
+    assert "featurestore token bind svc stranger@1" in named.json()["error"]["message"]

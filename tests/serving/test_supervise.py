@@ -1,0 +1,217 @@
+"""A server is several processes that live and die as one: killed ones come back, nothing acknowledged is lost, the end is in order."""
+
+import json
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from featurestore import FeatureStore
+from featurestore.client import Client
+from featurestore.config import load_settings
+from featurestore.errors import ConfigError, UnavailableError
+from featurestore.flow.remote import socket_path
+from featurestore.serving.settings import ServeSettings, serve_settings
+from featurestore.serving.supervise import ports_of, running_server
+from featurestore.serving.worker_process import address_of
+from featurestore.serving.writer_process import socket_of
+from featurestore.testing.served import definitions
+
+SERVE = """
+import sys
+from featurestore.config import load_settings
+from featurestore.serving.settings import serve_settings
+from featurestore.serving.supervise import serve
+serve(serve_settings(load_settings(sys.argv[1]), grpc_port=0, http_port=0, workers=2))
+"""
+NOW = 1_704_067_200_000_000
+
+
+@contextmanager
+def server(folder: Path) -> Iterator[tuple[subprocess.Popen[str], dict]]:
+    """Start a server of a project and wait until it says that it is ready."""
+    (folder / "featurestore.toml").write_text('[project]\nname = "served"\n')
+    with FeatureStore(folder) as store:
+        store.apply(definitions())
+    process = subprocess.Popen([sys.executable, "-c", SERVE, str(folder)], stdout=subprocess.PIPE, text=True)
+    children = []
+    try:
+        ready = json.loads(process.stdout.readline())
+        children = psutil.Process(process.pid).children()
+        yield process, ready
+    finally:
+        for leftover in (*children, psutil.Process(process.pid) if process.poll() is None else None):
+            if leftover is not None and leftover.is_running():
+                leftover.kill()
+        process.wait(30)
+        process.stdout.close()
+
+
+def client_of(ready, timeout=20.0):
+    return Client(f"127.0.0.1:{ready['grpc_port']}", timeout=timeout, consumer="stranger@1", token="")
+
+
+def children_of(process, module):
+    return [c for c in psutil.Process(process.pid).children() if any(module in part for part in c.cmdline())]
+
+
+def write(client, number):
+    return client.write("activity", {"user_id": [number], "event_timestamp": [NOW], "score": [float(number)]})
+
+
+def eventually(check, seconds=60):
+    """Return the first true answer; a busy machine may take its time."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            answer = check()
+        except (UnavailableError, psutil.NoSuchProcess):
+            answer = None
+        if answer or time.monotonic() > end:
+            return answer
+        time.sleep(0.1)
+
+
+def test_life_of_a_server(tmp_path):
+    """Killed workers and writers are replaced, acknowledged rows stay, changes are taken up, and SIGTERM ends it in order."""
+    with server(tmp_path) as (process, ready):
+        store = tmp_path / "store"
+        assert running_server(store)["grpc_port"] == ready["grpc_port"]
+        assert socket_path(store).stat().st_mode & 0o777 == 0o600
+        with client_of(ready) as client:
+            assert write(client, 1).accepted == 1
+
+            (writer,) = children_of(process, "writer_process")
+            writer.kill()
+            assert eventually(lambda: write(client, 2).accepted + write(client, 2).repeated) == 2
+
+            for worker in children_of(process, "worker_process"):
+                worker.kill()
+            assert eventually(lambda: len(children_of(process, "worker_process")) == 2)
+            rows = eventually(lambda: client.get_online_features(["activity:score"], {"user_id": [1, 2, 3]}))
+            assert rows.to_dict() == {"score": [1.0, 2.0, None]}
+
+            with FeatureStore(tmp_path) as facade:
+                facade.write("activity", {"user_id": [3], "event_timestamp": [NOW], "score": [3.0]})
+                facade.apply([d for d in definitions() if d.name != "stranger"][:1])
+            rows = client.get_online_features(["activity:score"], {"user_id": [3]})
+            assert rows.to_dict() == {"score": [3.0]}
+
+            failures = drain_under_load(process, ready)
+        assert process.returncode == 0
+        assert [f for f in failures if "onnect" not in f] == []
+        assert not (store / "server.json").exists()
+        assert not socket_path(store).exists()
+        assert not list((store / "usage").glob("*.usage"))
+        counted = sqlite3.connect(store / "registry.db").execute(
+            "SELECT DISTINCT feature, consumer, binding FROM usage_daily WHERE outcome = 'ok'"
+        )
+        assert set(counted) == {("score", "stranger@1", "local")}
+        with FeatureStore(tmp_path) as facade:  # the log was brought to the offline table at the end
+            assert len(facade.table(facade.snapshot().freeze(_ref("activity"))).read()) == 3
+
+
+def drain_under_load(process, ready):
+    """Send SIGTERM while several threads read, and return what failed before the port was closed."""
+    failures, reads = [], []
+    ended = threading.Event()
+
+    def read():
+        with client_of(ready, timeout=5.0) as client:
+            while not ended.is_set():
+                try:
+                    reads.append(client.get_online_features(["activity:score"], {"user_id": [1]}))
+                except UnavailableError as error:
+                    failures.append(str(error))
+                    return
+
+    threads = [threading.Thread(target=read) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    assert eventually(lambda: len(reads) > 20)
+    process.send_signal(signal.SIGTERM)
+    process.wait(60)
+    ended.set()
+    for thread in threads:
+        thread.join()
+    return failures
+
+
+def test_processes_end_when_their_supervisor_is_killed(tmp_path):
+    """Nothing is left behind, and the next writer gets the lock."""
+    with server(tmp_path) as (process, _):
+        children = psutil.Process(process.pid).children()
+        assert len(children) == 3
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait(30)
+        _, alive = psutil.wait_procs(children, timeout=60)
+        assert alive == []
+    with FeatureStore(tmp_path) as facade:
+        assert facade.write("activity", {"user_id": [3], "event_timestamp": [NOW], "score": [3.0]}).accepted == 1
+
+
+def test_a_server_without_authentication_stays_on_loopback(tmp_path):
+    given = {"project": tmp_path, "store_dir": tmp_path / "store", "registry_url": "x"}
+    for host in ("0.0.0.0", "::", "10.0.0.1", "example.com"):
+        with pytest.raises(ConfigError, match="without authentication"):
+            ServeSettings(**given, host=host)
+        assert ServeSettings(**given, host=host, auth="token").host == host
+    assert ServeSettings(**given, host="localhost").auth == "none"
+
+
+def test_settings_come_from_the_file_and_from_what_is_given(tmp_path):
+    text = (
+        '[project]\nname = "p"\n[serving]\nworkers = 3\nhttp_port = -1\ntls_certificate = "c.pem"\ntls_key = "k.pem"\n'
+    )
+    (tmp_path / "featurestore.toml").write_text(text)
+    settings = serve_settings(load_settings(tmp_path), grpc_port=0, clock="replay")
+    assert (settings.workers, settings.http_port, settings.grpc_port, settings.is_replay) == (3, None, 0, True)
+    assert settings.tls_key == tmp_path / "k.pem"
+    assert ServeSettings.from_json(settings.to_json()) == settings
+    with pytest.raises(ConfigError, match="No clock 'lamport'"):
+        serve_settings(load_settings(tmp_path), clock="lamport")
+
+
+def test_a_port_that_is_taken_is_refused_and_a_free_one_is_held(tmp_path):
+    """Also one that another server shares with its own workers."""
+    settings = ServeSettings(project=tmp_path, store_dir=tmp_path, registry_url="x", http_port=0)
+    with ports_of(settings) as bound:
+        assert bound.grpc_port
+        assert bound.http_port
+        with socket.socket() as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            listener.bind(("127.0.0.1", bound.grpc_port))
+            listener.listen()
+            again = ServeSettings(project=tmp_path, store_dir=tmp_path, registry_url="x", grpc_port=bound.grpc_port)
+            with pytest.raises(UnavailableError, match="cannot be taken"), ports_of(again):
+                pass
+
+
+def test_a_long_path_gets_a_short_socket(tmp_path):
+    deep = tmp_path / ("d" * 60) / ("e" * 60)
+    with socket_of(deep) as path:
+        assert len(str(path)) < 100
+        assert socket_path(deep) == path
+        assert path.parent.stat().st_mode & 0o777 == 0o700
+    assert not path.parent.exists()
+    assert not (deep / "writer.address").exists()
+
+
+def test_addresses():
+    assert [address_of(host, 1) for host in ("127.0.0.1", "::1", "[::1]")] == ["127.0.0.1:1", "[::1]:1", "[::1]:1"]
+
+
+def _ref(view):
+    from featurestore.refs import ViewRef
+
+    return ViewRef(view)
