@@ -240,6 +240,7 @@ def get(
     features: Annotated[list[str], typer.Argument(help="A feature service, or references such as weather@v1:temp.")],
     key: Annotated[list[str] | None, typer.Option("--key", "-k", help="column=value; repeat for more rows.")] = None,
     request: Annotated[list[str] | None, typer.Option("--request", "-r", help="column=value of request data.")] = None,
+    full: Annotated[bool, typer.Option("--full-feature-names", help="Name outputs view__feature.")] = False,
     consumer: Annotated[str | None, typer.Option(help="What you run, e.g. delay_model@1.")] = None,
     project: Project = None,
     output: Output = Format.table,
@@ -249,10 +250,12 @@ def get(
 
     with _store(project, consumer) as store:
         wanted = _wanted(store, features)
-        plan = plan_read(store.snapshot(), wanted)
+        plan = plan_read(store.snapshot(), wanted, full_feature_names=full)
         types = {name: dtype for k in plan.key_sets for name, dtype in zip(k.columns, k.dtypes, strict=True)}
         types |= dict(plan.request)
-        rows = store.get_online_features(wanted, _columns(key, types), request=_columns(request, types))
+        rows = store.get_online_features(
+            wanted, _columns(key, types), request=_columns(request, types), full_feature_names=full
+        )
         _print_online(rows, output)
 
 
@@ -264,6 +267,7 @@ def training_set(
     knowledge: Annotated[str, typer.Option(help="as_known or latest.")] = "as_known",
     out: Annotated[Path | None, typer.Option(help="Write the training set to this Parquet file.")] = None,
     save: Annotated[str | None, typer.Option(help="Save and register it under this name.")] = None,
+    full: Annotated[bool, typer.Option("--full-feature-names", help="Name outputs view__feature.")] = False,
     consumer: Annotated[str | None, typer.Option(help="What you run, e.g. delay_model@1.")] = None,
     project: Project = None,
 ) -> None:
@@ -276,6 +280,7 @@ def training_set(
             _wanted(store, features),
             timestamp=timestamp,
             knowledge=_one_of("knowledge", knowledge, ("as_known", "latest")),
+            full_feature_names=full,
         )
         _say(str(result.report))
         if out:
@@ -492,7 +497,9 @@ def _print_plan(plan: ChangePlan, output: Format, *, done: bool) -> None:
     for change in plan.changes:
         print(f"{change.kind:<12} {change.object}" + (f"  ({change.detail})" if change.detail else ""))
         if change.consumers:
-            print(f"{'':<12} read by {', '.join(change.consumers)}; they keep what they read until they are moved")
+            fate = "moved" if change.kind == "promote" else "read by"
+            stay = "" if change.kind == "promote" else "; they keep what they read until they are moved"
+            print(f"{'':<12} {fate} {', '.join(change.consumers)}{stay}")
     for note in plan.notes:
         print(f"{'note':<12} {note}")
     if not plan:

@@ -473,8 +473,12 @@ class FeatureStore(AbstractContextManager["FeatureStore"]):
         self.collect_usage()
         since = self._clock() - int(max(RETIRE_AFTER_DAYS, 3 * cadence) * DAY)
         usage = self.lineage.usage(str(ref), since=since)
+        last: dict[str, int] = {}
         for read in usage.reads:
-            yield f"{read.consumer or read.principal} read it on {from_micros(read.last_read):%Y-%m-%d}"
+            who = read.consumer or read.principal
+            last[who] = max(read.last_read, last.get(who, read.last_read))
+        for who, instant in last.items():
+            yield f"{who} read it on {from_micros(instant):%Y-%m-%d}"
         for gap in usage.coverage.gaps:
             yield f"usage is incomplete: {gap}"
 

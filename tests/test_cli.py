@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from conftest import FEATURES
+from small_project import FEATURES
 
 from featurestore.cli import main
 

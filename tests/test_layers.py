@@ -14,7 +14,11 @@ HEAVY = ("numpy", "grpc", "pyarrow", "duckdb", "polars", "numba", "networkx", "s
 
 def test_imports_go_downwards():
     done = subprocess.run(
-        [Path(sys.executable).parent / "lint-imports", "--no-cache"], cwd=ROOT, capture_output=True, text=True, check=False
+        [Path(sys.executable).parent / "lint-imports", "--no-cache"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stdout
 
@@ -67,7 +71,16 @@ def test_generated_code_is_what_the_contract_says(tmp_path):
 
 
 def test_nothing_from_the_wire_or_the_registry_is_executed():
-    forbidden = ("import pickle", "import dill", "import marshal", "import shelve", "cloudpickle", " eval(", " exec(", "joblib")
+    forbidden = (
+        "import pickle",
+        "import dill",
+        "import marshal",
+        "import shelve",
+        "cloudpickle",
+        " eval(",
+        " exec(",
+        "joblib",
+    )
     for package in ("featurestore", "lineage"):
         for path in (ROOT / package).rglob("*.py"):
             text = path.read_text()

@@ -5,7 +5,7 @@ from datetime import timedelta
 import polars as pl
 import pyarrow as pa
 import pytest
-from conftest import FEATURES, NOON
+from small_project import FEATURES, NOON
 
 from featurestore import FeatureStore, Model
 from featurestore.errors import (
@@ -35,7 +35,11 @@ def filled(store):
 
 
 def spine(*times, origin="JFK", **more):
-    return {"origin": [origin] * len(times), "event_timestamp": list(times), **{k: [v] * len(times) for k, v in more.items()}}
+    return {
+        "origin": [origin] * len(times),
+        "event_timestamp": list(times),
+        **{k: [v] * len(times) for k, v in more.items()},
+    }
 
 
 def test_a_project_needs_its_file(tmp_path):
@@ -61,7 +65,9 @@ def test_the_newest_knowledge_can_be_asked_for(filled):
 
 
 def test_online_and_offline_agree_through_an_on_demand_feature(filled):
-    online = filled.get_online_features("model_features", {"origin": ["JFK", "LGA", "XXX"]}, request={"bonus": [1.0, 2.0, 3.0]})
+    online = filled.get_online_features(
+        "model_features", {"origin": ["JFK", "LGA", "XXX"]}, request={"bonus": [1.0, 2.0, 3.0]}
+    )
     keys = {"origin": ["JFK", "LGA", "XXX"], "bonus": [1.0, 2.0, 3.0], "event_timestamp": [NOON] * 3}
     offline = filled.get_historical_features(keys, "model_features").to_arrow()
     assert online.to_dict() == {name: offline[name].to_pylist() for name in ("temp", "visib", "felt")}
@@ -72,10 +78,14 @@ def test_online_and_offline_agree_through_an_on_demand_feature(filled):
 def test_a_pushed_row_is_in_the_next_training_set(store):
     store.write("payments", {"user_id": [1], "payment_id": ["a"], "paid_at": [NOON - HOUR], "amount": [2.5]})
     rows = {"user_id": [1, 2], "event_timestamp": [NOON, NOON]}
-    found = store.get_historical_features(rows, ["payments:sum_amount_30000d", "payments:count_amount_30000d"]).to_arrow()
+    found = store.get_historical_features(
+        rows, ["payments:sum_amount_30000d", "payments:count_amount_30000d"]
+    ).to_arrow()
     assert found["sum_amount_30000d"].to_pylist() == [2.5, None]
     assert found["count_amount_30000d"].to_pylist() == [1, 0]
-    assert store.get_online_features(["payments:sum_amount_30000d"], {"user_id": [1]}).to_dict() == {"sum_amount_30000d": [2.5]}
+    assert store.get_online_features(["payments:sum_amount_30000d"], {"user_id": [1]}).to_dict() == {
+        "sum_amount_30000d": [2.5]
+    }
 
 
 def test_ingest_is_idempotent(filled):
@@ -86,7 +96,9 @@ def test_ingest_is_idempotent(filled):
 def test_a_spine_may_be_any_table(filled):
     rows = spine(NOON)
     tables = (rows, pa.table(rows), pl.DataFrame(rows), pl.DataFrame(rows).to_pandas())
-    assert [filled.get_historical_features(t, ["weather:temp"]).to_arrow()["temp"].to_pylist() for t in tables] == [[55.5]] * 4
+    assert [filled.get_historical_features(t, ["weather:temp"]).to_arrow()["temp"].to_pylist() for t in tables] == [
+        [55.5]
+    ] * 4
     with pytest.raises(InvalidArgumentError, match="not a table"):
         filled.get_historical_features("weather", ["weather:temp"])
 
@@ -107,7 +119,9 @@ def test_a_changed_meaning_gets_a_version_and_both_can_be_read(filled, project):
         ("new version", "view weather@v2", ("model@1",))
     ]
     filled.apply(plan)
-    assert filled.get_online_features("model_features", {"origin": ["JFK"]}, request={"bonus": [0.0]}).to_dict()["temp"] == [55.5]
+    assert filled.get_online_features("model_features", {"origin": ["JFK"]}, request={"bonus": [0.0]}).to_dict()[
+        "temp"
+    ] == [55.5]
     with pytest.raises(FailedPreconditionError, match="weather@v2"):
         filled.get_online_features(["weather@v2:temp"], {"origin": ["JFK"]})
     filled.ingest("weather@v2")
@@ -120,17 +134,24 @@ def test_a_changed_meaning_gets_a_version_and_both_can_be_read(filled, project):
 
 
 def test_an_added_feature_moves_nobody_and_can_be_read_once_filled(filled, project):
-    added = FEATURES.replace('Feature("visib", "int32", unit="mi")', 'Feature("visib", "int32"), Feature("gust", "float64", column="temp")')
+    added = FEATURES.replace(
+        'Feature("visib", "int32", unit="mi")', 'Feature("visib", "int32"), Feature("gust", "float64", column="temp")'
+    )
     added = added.replace('Feature("visib", "int32")', 'Feature("visib", "int32", unit="mi")')
     (project / "features.py").write_text(added)
     assert [(c.kind, c.object) for c in filled.apply().changes] == [("add feature", "view weather@v1")]
-    assert "gust" not in filled.get_historical_features(spine(NOON, bonus=0.0), "model_features").to_arrow().column_names
+    assert (
+        "gust" not in filled.get_historical_features(spine(NOON, bonus=0.0), "model_features").to_arrow().column_names
+    )
     for read in (filled.get_online_features, lambda f, k: filled.get_historical_features(spine(NOON), f)):
         with pytest.raises(FailedPreconditionError, match="not filled yet"):
             read(["weather:gust"], {"origin": ["JFK"]})
     filled.ingest("weather")
     filled.materialize("weather")
-    assert filled.get_online_features(["weather:gust", "weather:temp"], {"origin": ["JFK"]}).to_dict() == {"gust": [55.5], "temp": [55.5]}
+    assert filled.get_online_features(["weather:gust", "weather:temp"], {"origin": ["JFK"]}).to_dict() == {
+        "gust": [55.5],
+        "temp": [55.5],
+    }
     assert filled.get_historical_features(spine(NOON), ["weather:gust"]).to_arrow()["gust"].to_pylist() == [55.5]
 
 

@@ -150,7 +150,7 @@ class Writer(AbstractContextManager["Writer"]):
         """Bring the offline rows of a view version online, after folding the row log; fills a newer layout too.
 
         Raises:
-            FailedPreconditionError: The version has no rows.
+            FailedPreconditionError: The version has no rows, or the replay clock was never set.
         """
         view = WrittenView.of(self._snapshot(), ref)
         self.fold()
@@ -160,7 +160,13 @@ class Writer(AbstractContextManager["Writer"]):
                 f"{view.ref} has no rows.",
                 repair=f"Run `featurestore ingest {view.ref}` or `featurestore write {view.ref}`.",
             )
-        return fill_online(self._store, view, table, now=self.release().clock)
+        now = self.release().clock
+        if self._clock is None and now == 0:
+            raise FailedPreconditionError(
+                "The replay clock was never set, so no row has happened yet.",
+                repair="Advance it first: POST /v1/clock, Client.advance_clock, or `featurestore replay`.",
+            )
+        return fill_online(self._store, view, table, now=now)
 
     def head(self) -> Head:
         """Return the state of the store: last sequence number and clock."""

@@ -336,8 +336,14 @@ def keeps_meaning(old: ViewRecord, new: ViewRecord) -> bool:
     """Say whether every feature of the old version is in the new one with the same fingerprint."""
     if (old.kind, old.join_keys) != (new.kind, new.join_keys):
         return False
+    if new.kind == "window" and not new.event_key and _aggregated(new) - _aggregated(old):
+        return False  # without an event key, events that come again with one more column would count twice
     fingerprints = {feature.name: feature.fingerprint for feature in new.features}
     return all(fingerprints.get(feature.name) == feature.fingerprint for feature in old.features)
+
+
+def _aggregated(view: ViewRecord) -> set[str]:
+    return {feature.aggregation.column for feature in view.features if feature.aggregation}
 
 
 def means_the_same(old: ViewRecord, new: ViewRecord) -> bool:

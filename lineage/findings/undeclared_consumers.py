@@ -45,6 +45,9 @@ RULES = (
 _NOT_READERS = frozenset(NODE_KINDS) - {"consumer", "principal"}
 
 
+LOCAL = "local:"  # how the OS user of local mode is recorded; bindings do not concern it
+
+
 def undeclared_consumers(state: State, parameters: Parameters) -> Iterator[Finding]:
     """Yield one finding per reader and feature version that is read and not declared, and one on the usage itself.
 
@@ -172,6 +175,8 @@ def _fix(state: State, relation: Relation) -> str:
         case "ambiguous":
             named = _best(state, relation, reader.candidates) or reader.candidates[0].replace("@*", "@VERSION")
             return f"FEATURESTORE_CONSUMER={named}"
+        case "unbound" if name.startswith(LOCAL):
+            return 'FeatureStore(..., consumer="NAME"), or FEATURESTORE_CONSUMER=NAME: in local mode a name is all it takes'
         case "unbound":
             candidate = _best(state, relation, _unclaimed(state))
             command = bind_command(name, candidate or "CONSUMER")

@@ -74,6 +74,11 @@ def test_a_principal_is_not_taken_for_a_consumer_that_somebody_else_runs(project
     assert only(ask, "LN103").fix.startswith("lineage declare principal:svc-new, then")
 
 
+def test_somebody_in_local_mode_is_told_to_name_a_consumer(project, ask):
+    project.read("weather@v1:temp", "", principal="local:ann", binding="undeclared")
+    assert only(ask, "LN103").fix.startswith("FeatureStore(..., consumer=")
+
+
 def test_a_principal_that_no_manifest_fits_is_told_to_declare_first(project, ask):
     project.read("comfort@v1:heat", "", principal="a b", binding="undeclared")
     assert only(ask, "LN103").fix == "lineage declare principal:'a b', then featurestore token bind 'a b' CONSUMER"

@@ -152,7 +152,9 @@ def test_a_changed_unit_of_an_expression_makes_a_new_version():
 
 
 def test_a_wider_type_of_an_expression_makes_a_new_version_and_a_narrower_one_is_refused():
-    narrow = OnDemandFeatureView("twice", [Feature("x", "float32", expression="bump + bump")], request={"bump": "float32"})
+    narrow = OnDemandFeatureView(
+        "twice", [Feature("x", "float32", expression="bump + bump")], request={"bump": "float32"}
+    )
     wide = replace(narrow, features=[replace(narrow.features[0], dtype="float64")])
     assert versions(apply(registered(narrow), wide), "twice") == [1, 2]
     with pytest.raises(DefinitionError, match="is float64, declared float32"):
