@@ -10,7 +10,7 @@ WORKERS ?= 2
 help:
 	@echo "make demo    run the flights example end to end"
 	@echo "make test    pass the whole test suite"
-	@echo "make check   ruff, mypy, import contract, docs coverage"
+	@echo "make check   ruff, mypy, docstrings, import contract"
 	@echo "make bench   measure the claims beside the peers"
 	@echo "make proto   generate featurestore/v1 from proto/"
 	@echo "make lock    resolve requirements.lock anew"
@@ -45,7 +45,6 @@ check: setup
 	$(RUN)/ruff format --check .
 	$(RUN)/mypy
 	$(RUN)/lint-imports
-	$(RUN)/interrogate -q featurestore lineage
 
 format: setup
 	$(RUN)/ruff check --fix .

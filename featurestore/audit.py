@@ -156,7 +156,7 @@ class UsageWriter:
         if self._plans.setdefault(plan_id, text) != text:
             raise ConflictError(f"Plan '{plan_id}' is registered with other features.")
 
-    def record(  # noqa: PLR0917 - positional, because keywords cost on the hot path
+    def record(
         self,
         plan_id: str,
         principal: str,

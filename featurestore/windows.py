@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
@@ -40,6 +41,9 @@ BoolArray = npt.NDArray[np.bool_]
 DIGIT_BITS, FRACTION_DIGITS, DIGITS = 32, 34, 68
 _DIGIT_MASK = (1 << DIGIT_BITS) - 1
 _FRACTION_BITS = DIGIT_BITS * FRACTION_DIGITS
+
+# Many reads are shared out to threads: the kernels hold no interpreter lock, and no result depends on the shares.
+READS_A_TASK, THREADS = 16_384, 2
 
 Array = TypeVar("Array", bound=npt.NDArray[Any])
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -171,14 +175,34 @@ def fold_windows(
     Raises:
         InvalidArgumentError: A sum of integers does not fit int64.
     """
-    arrays = (events.starts, events.event, events.created, events.seq, events.known_from, events.identity)
-    index = _Index(*map(_frozen, arrays))
+    index = _index(events)
     reads = _Reads(_frozen(entity), _frozen(at), _each(known_at, len(at)), _each(position, len(at)))
     folded = {
         (column, window): _fold_column(index, reads, window, events.columns[column], wants)
         for (column, window), wants in _wanted(aggregations).items()
     }
     return [_result(a, folded[a.column, a.time_window], events.columns[a.column]) for a in aggregations]
+
+
+def has_events(
+    events: Events,
+    window: int,
+    *,
+    entity: Int64Array,
+    at: Int64Array,
+    known_at: Int64Array | None = None,
+    position: Int64Array | int | None = None,
+) -> BoolArray:
+    """Say for each read whether its window of that many microseconds holds a visible event; arguments as in `fold_windows`."""
+    found = np.zeros(len(at), np.bool_)
+    reads = _Reads(_frozen(entity), _frozen(at), _each(known_at, len(at)), _each(position, len(at)))
+    _find_events(_index(events), reads, window, found)
+    return found
+
+
+def _index(events: Events) -> _Index:
+    arrays = (events.starts, events.event, events.created, events.seq, events.known_from, events.identity)
+    return _Index(*map(_frozen, arrays))
 
 
 def _each(limit: Int64Array | int | None, reads: int) -> Int64Array:
@@ -225,7 +249,18 @@ def _fold_column(index: _Index, reads: _Reads, window: int, column: WindowColumn
         last=np.full(count, -1, np.int64),
     )
     fold: Callable[..., None] = _fold_integers if values.dtype == np.int64 else _fold_doubles
-    fold(index, reads, window, _frozen(values), _frozen(column.valid), wants, folded)
+    values, valid = _frozen(values), _frozen(column.valid)
+
+    def fold_part(part: slice) -> None:
+        some = _Reads(*(array[part] for array in reads))
+        fold(index, some, window, values, valid, wants, _Folded._make(array[part] for array in folded))
+
+    parts = [slice(start, start + READS_A_TASK) for start in range(0, count, READS_A_TASK)]
+    if len(parts) <= 1:
+        fold_part(slice(count))
+    else:
+        with ThreadPoolExecutor(THREADS) as threads:
+            list(threads.map(fold_part, parts))
     return folded
 
 
@@ -333,6 +368,16 @@ def _fold_integers(
 
 
 @_kernel
+def _find_events(index: _Index, reads: _Reads, window: int, found: BoolArray) -> None:
+    for read in range(len(reads.at)):
+        start, stop = _bounds(index, reads, read, window)
+        for event in range(stop - 1, start - 1, -1):
+            if index.known_from[event] <= reads.known_at[read] and index.seq[event] <= reads.position[read]:
+                found[read] = True
+                break
+
+
+@_kernel
 def _longest(starts: Int64Array) -> int:
     """Return the number of events of the entity that has most."""
     longest = 0
@@ -344,14 +389,8 @@ def _longest(starts: Int64Array) -> int:
 @_kernel
 def _choose(index: _Index, reads: _Reads, read: int, window: int, chosen: Int64Array) -> int:
     """Write the visible events of a window, newest first, one version each; return how many."""
-    entity = reads.entity[read]
-    if entity < 0:
-        return 0
-    at, known_at, position = reads.at[read], reads.known_at[read], reads.position[read]
-    start = index.starts[entity]
-    stop = _first_after(index.event, start, index.starts[entity + 1], at)
-    if at >= INT64_MIN + window:  # otherwise the window reaches back beyond time itself
-        start = _first_after(index.event, start, stop, at - window)
+    known_at, position = reads.known_at[read], reads.position[read]
+    start, stop = _bounds(index, reads, read, window)
     count = 0
     for event in range(stop - 1, start - 1, -1):
         if index.known_from[event] > known_at or index.seq[event] > position:
@@ -361,6 +400,19 @@ def _choose(index: _Index, reads: _Reads, read: int, window: int, chosen: Int64A
         chosen[count] = event
         count += 1
     return count
+
+
+@_kernel
+def _bounds(index: _Index, reads: _Reads, read: int, window: int) -> tuple[int, int]:
+    """Return where the events of a window start and stop, visible or not."""
+    entity, at = reads.entity[read], reads.at[read]
+    if entity < 0:
+        return 0, 0
+    start = index.starts[entity]
+    stop = _first_after(index.event, start, index.starts[entity + 1], at)
+    if at >= INT64_MIN + window:  # otherwise the window reaches back beyond time itself
+        start = _first_after(index.event, start, stop, at - window)
+    return start, stop
 
 
 @_kernel

@@ -190,7 +190,7 @@ def test_an_enforced_view_refuses_who_does_not_declare_it(filled, project):
     filled.apply()
     assert filled.get_online_features(["weather:temp"], {"origin": ["JFK"]}).to_dict() == {"temp": [55.5]}
     with FeatureStore(project, consumer="somebody") as other:
-        with pytest.raises(AccessDeniedError, match="somebody.*weather@v1:temp"):
+        with pytest.raises(AccessDeniedError, match=r"somebody.*weather@v1:temp"):
             other.get_online_features(["weather:temp"], {"origin": ["JFK"]})
         with pytest.raises(AccessDeniedError, match="weather@v1:temp"):
             other.get_historical_features(spine(NOON), ["weather:temp"])

@@ -221,3 +221,11 @@ def test_no_entities_at_all_are_empty_windows():
     folded = fold_windows(events, asked, entity=np.array([-1]), at=np.array([0]))
     assert [unpacked(column)[0] for column in folded] == [0, *[None] * 7]
     assert {f: c.values.dtype.name for f, c in zip(FUNCTIONS, folded, strict=True)}["last"] == "float64"
+
+
+def test_many_reads_are_shared_out_and_answered_in_order():
+    events = one_entity([float(n) for n in range(50)])
+    at = np.arange(40_000, dtype=np.int64) % 60
+    asked = [AggregationRecord(column="x", function="last", dtype="float64", time_window=5)]
+    (column,) = fold_windows(events, asked, entity=np.zeros(len(at), np.int64), at=at)
+    assert unpacked(column) == [float(min(t, 49)) if t < 54 else None for t in at.tolist()]

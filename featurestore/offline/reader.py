@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +27,7 @@ from featurestore.offline.table import OfflineTable
 from featurestore.planning import PlannedView
 from featurestore.refs import ViewRef
 from featurestore.registry.snapshot import AggregationRecord
-from featurestore.windows import WindowColumn, fold_windows
+from featurestore.windows import fold_windows, has_events
 
 Position = int | Mapping[str, int] | None
 
@@ -130,14 +130,10 @@ def _window_status(
 ) -> npt.NDArray[np.int8]:
     """Say for each spine row whether its longest window has events, and whether they are visible."""
     longest = max(aggregation.time_window for aggregation in aggregations)
-    counted = AggregationRecord(column="", function="count", dtype="int64", time_window=longest)
-    ones = WindowColumn(np.ones(len(gathered.events.event), np.int64), np.ones(len(gathered.events.event), np.bool_))
-    events = replace(gathered.events, columns={"": ones})
-    (visible,) = fold_windows(
-        events, [counted], entity=gathered.entity, at=spine.at, known_at=known_at, position=position
-    )
-    empty = np.flatnonzero(visible.values == 0)
-    (present,) = fold_windows(events, [counted], entity=gathered.entity[empty], at=spine.at[empty])
+    events, entity = gathered.events, gathered.entity
+    visible = has_events(events, longest, entity=entity, at=spine.at, known_at=known_at, position=position)
+    empty = np.flatnonzero(~visible)
+    present = has_events(events, longest, entity=entity[empty], at=spine.at[empty])
     status = np.full(len(spine), MATCHED, np.int8)
-    status[empty] = np.where(present.values > 0, NOT_YET_KNOWN, MISSING)
+    status[empty] = np.where(present, NOT_YET_KNOWN, MISSING)
     return status

@@ -168,19 +168,30 @@ def _evidence(state: State, relation: Relation, producers: tuple[str, ...]) -> t
 
 
 def _fix(state: State, relation: Relation) -> str:
-    reader, name = relation.reader, relation.reader.node.name
-    match reader.identity:
+    match relation.reader.identity:
         case "anonymous":
             return 'FeatureStore(..., consumer="NAME"), or FEATURESTORE_CONSUMER=NAME, with a token'
         case "ambiguous":
-            named = _best(state, relation, reader.candidates) or reader.candidates[0].replace("@*", "@VERSION")
-            return f"FEATURESTORE_CONSUMER={named}"
-        case "unbound" if name.startswith(LOCAL):
-            return 'FeatureStore(..., consumer="NAME"), or FEATURESTORE_CONSUMER=NAME: in local mode a name is all it takes'
+            candidates = relation.reader.candidates
+            return (
+                f"FEATURESTORE_CONSUMER={_best(state, relation, candidates) or candidates[0].replace('@*', '@VERSION')}"
+            )
         case "unbound":
-            candidate = _best(state, relation, _unclaimed(state))
-            command = bind_command(name, candidate or "CONSUMER")
-            return command if candidate else f"lineage declare principal:{shlex.quote(name)}, then {command}"
+            return _binding_fix(state, relation)
+    return _manifest_fix(state, relation)
+
+
+def _binding_fix(state: State, relation: Relation) -> str:
+    name = relation.reader.node.name
+    if name.startswith(LOCAL):
+        return 'FeatureStore(..., consumer="NAME"), or FEATURESTORE_CONSUMER=NAME: in local mode a name is all it takes'
+    candidate = _best(state, relation, _unclaimed(state))
+    command = bind_command(name, candidate or "CONSUMER")
+    return command if candidate else f"lineage declare principal:{shlex.quote(name)}, then {command}"
+
+
+def _manifest_fix(state: State, relation: Relation) -> str:
+    name = relation.reader.node.name
     manifest = state.snapshot.consumers.get(name)
     wanted = _undeclared_features(state, relation)
     if manifest is None:
