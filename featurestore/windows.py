@@ -91,7 +91,7 @@ class Events:
     Attributes:
         starts: int64[entities + 1]; the events of entity e are ``starts[e]`` up to ``starts[e + 1]``.
         event: int64[n] event times, microseconds since 1970 UTC.
-        created: int64[n] created times in microseconds, INT64_MIN where there is none.
+        created: int64[n] created times in microseconds, INT64_MIN where there is none (and so not a time).
         seq: int64[n] order of acceptance.
         known_from: int64[n] time from which the event is known, microseconds.
         identity: int64[n] equal for the versions of one event, distinct otherwise; all distinct without an event key.

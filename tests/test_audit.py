@@ -362,7 +362,7 @@ def test_a_heartbeat_moves_the_end_of_an_abandoned_segment(tmp_path, database):
     )
     subprocess.run([sys.executable, "-c", code], check=True)
     collect(tmp_path, database)
-    assert segments(database) == [(0, 9000, 0, 0)]
+    assert segments(database) == [(0, 9000, 1, 0)]
 
 
 def test_threads_of_one_process_share_a_writer(tmp_path, clock, database):

@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.metrics import roc_auc_score
 from story import fresh_folder, progress, run, step, tell
+from threadpoolctl import threadpool_limits
 
 from featurestore import FeatureStore, Model
 from featurestore.client import Client
@@ -44,7 +45,7 @@ environment = "demo"
 
 [serving]
 auth = "token"
-usage_seconds = 1.0
+usage_seconds = 2.0
 """
 
 
@@ -308,6 +309,7 @@ def replay_day(
     with (
         Client(address, timeout=PATIENCE, token=tokens["svc-feed"]) as feed,
         Client(address, timeout=PATIENCE, token=tokens["svc-delay"], consumer="delay_model@1") as scorer,
+        threadpool_limits(1),  # for a handful of rows, waking more threads costs more than it saves
     ):
         feed.advance_clock(cut)
         store.materialize()
@@ -324,9 +326,8 @@ def replay_day(
                 request={name: due[name].to_pylist() for name in REQUEST},
             )
             names = feature_names(list(answer.columns))
-            score = model.predict_proba(
-                matrix({n: answer.columns[n] for n in names}, {n: answer.valid[n] for n in names})
-            )[:, 1]
+            features = matrix({n: answer.columns[n] for n in names}, {n: answer.valid[n] for n in names})
+            score = model.predict_proba(features)[:, 1]
             scorer.write(
                 "delay_score",
                 {

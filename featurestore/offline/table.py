@@ -40,6 +40,7 @@ BUCKET = "__bucket"
 RECENT = "recent"
 FOLD = "fold"
 ROW_GROUP = 128 * 1024
+CHECKPOINT_EVERY = 20  # commits
 COMMIT_ATTEMPTS = 20
 _BUCKETS_SETTING = "featurestore.buckets"
 
@@ -243,8 +244,15 @@ class OfflineTable:
                 )  # fmt: skip
             except CommitFailedError:
                 continue  # a racing fold, or a column that was added: look again
+            self._checkpoint()
             return self._sync_log()
         raise ConflictError(f"Other writers kept committing to {self.directory}.", repair="Try again.")
+
+    def _checkpoint(self) -> None:
+        """Sum the log up now and then, so that opening the table does not read every commit there ever was."""
+        table = self._open()
+        if table.version() % CHECKPOINT_EVERY == 0:
+            table.create_checkpoint()
 
     def _sync_log(self) -> int:
         """Make the newest commit durable: the log's own writer renames without syncing."""

@@ -74,6 +74,7 @@ class Registry(AbstractContextManager["Registry"]):
         self.engine = engine
         self.project = project
         self._newest: RegistrySnapshot | None = None
+        self._counter: int | None = None
         self._watch: sa.Connection | None = None
 
     def revision(self) -> int:
@@ -87,9 +88,11 @@ class Registry(AbstractContextManager["Registry"]):
         Raises:
             NotFoundError: There is no such revision.
         """
-        wanted = self.revision() if revision is None else revision
-        if self._newest is None or self._newest.revision != wanted:
-            self._newest = self._load(wanted)
+        if revision is not None:
+            return self._load(revision)
+        counter = self.change_counter()
+        if self._newest is None or counter != self._counter:
+            self._newest, self._counter = self._load(self.revision()), counter
         return self._newest
 
     def commit(
@@ -194,8 +197,9 @@ class Registry(AbstractContextManager["Registry"]):
         if self.engine.dialect.name != "sqlite":
             return self.revision()
         if self._watch is None:
-            self._watch = self.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
-        return int(self._watch.scalar(sa.text("PRAGMA data_version")) or 0)
+            self._watch = self.engine.connect()
+        driver: Any = self._watch.connection.driver_connection
+        return int(driver.execute("PRAGMA data_version").fetchone()[0])
 
     def sqlite_path(self) -> Path:
         """Return the path of the SQLite file; raises InvalidArgumentError for another database."""

@@ -21,7 +21,8 @@ from featurestore.serving.settings import ServeSettings
 from featurestore.serving.writer_handlers import WriterHandlers
 from featurestore.store import FeatureStore, system_clock
 
-FOLD_SECONDS = 1.0
+RELEASE_SECONDS = 0.25  # how late a row that has come due may become visible
+FOLD_SECONDS = 10.0  # each fold is a commit of the offline tables; a training read folds before it reads anyway
 MAX_TABLE_BYTES = 512 << 20  # what a process on this machine may write at once
 
 _LONGEST_SOCKET = 100  # bytes of its path; the kernel takes 107
@@ -44,7 +45,8 @@ async def write(settings: ServeSettings, lifeline: Lifeline) -> None:
         await _listen(transport, path)
         async with asyncio.TaskGroup() as tasks:
             running = [
-                tasks.create_task(every(FOLD_SECONDS, "tending the store", lambda: tend(handlers))),
+                tasks.create_task(every(RELEASE_SECONDS, "releasing rows", lambda: handlers.release(system_clock()))),
+                tasks.create_task(every(FOLD_SECONDS, "folding the row log", handlers.fold)),
                 tasks.create_task(every(settings.usage_seconds, "collecting usage", handlers.collect)),
             ]
             lifeline.ready(socket=str(path))
@@ -53,12 +55,6 @@ async def write(settings: ServeSettings, lifeline: Lifeline) -> None:
             for task in running:
                 task.cancel()
         await handlers.close()
-
-
-async def tend(handlers: WriterHandlers) -> None:
-    """Do what is due: make waiting rows visible, and bring the log to the offline tables."""
-    await handlers.release(system_clock())
-    await handlers.fold()
 
 
 @contextmanager

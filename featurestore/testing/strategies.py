@@ -102,7 +102,8 @@ def rows(draw: st.DrawFn, schema: RowSchema, entities: Sequence[tuple[Any, ...]]
         pool = draw(st.lists(values(column.dtype), min_size=1, max_size=2))
         columns[column.name] = draw(st.lists(st.sampled_from(pool), min_size=count, max_size=count))
     columns[EVENT] = draw(st.lists(instants(), min_size=count, max_size=count))
-    columns[CREATED] = draw(st.lists(st.none() | instants(), min_size=count, max_size=count))
+    made = instants().filter(lambda time: time > INT64_MIN)  # that one instant stands for a null created time
+    columns[CREATED] = draw(st.lists(st.none() | made, min_size=count, max_size=count))
     for column in schema.values:
         columns[column.name] = draw(st.lists(st.none() | values(column.dtype), min_size=count, max_size=count))
     columns[SEQ] = list(draw(st.permutations(range(1, count + 1))))

@@ -1,10 +1,13 @@
 """The engine that asks DuckDB; values never pass through it, only keys, times and row numbers, so no type can change.
 
-The rows of a view are first put in order of (event time, created, seq): of two rows, the greater is then the one with the greater number.
+The rows of a view are put in order of (event time, created, seq) first: of two rows, the greater is then the one with the greater
+number. Keys become the numbers of the spine's entities. What is left is an ASOF join on whole numbers:
 
-* `latest`, `as_served`: ASOF on (event time, number). A plain ASOF on the event time gets an arbitrary row among ties.
-* `as_known`: the greatest row that is known at t is the running maximum of the number, by key and in order of the time from which rows are
-  known, at the last row known at t: ASOF on (known from, number).
+* `latest`, `as_served`: the greatest number for each event time; ASOF on the event time.
+* `as_known`: the running maximum of the number, by entity and in order of the time from which rows are known; ASOF on that time.
+
+A plain ASOF on the event time alone gets an arbitrary row among ties. ASOF on a row value, over a composite key that holds a BLOB, misses
+rows in DuckDB 2.0; on numbers it does not.
 """
 
 from __future__ import annotations
@@ -21,12 +24,12 @@ from featurestore.offline.point_in_time import MATCHED, Gathered, Joined, PointI
 from featurestore.offline.relations import query, quoted, with_integer_times
 from featurestore.offline.table import OfflineTable
 from featurestore.rows import CREATED, EVENT, SEQ
-from featurestore.types import INT64_MAX, INT64_MIN
+from featurestore.types import INT64_MIN
 from featurestore.windows import Events, WindowColumn
 
 Int64Array = npt.NDArray[np.int64]
 
-ROW, AT, KNOWN, ENTITY, IDENTITY = "__row", "__at", "__known_from", "__entity", "__identity"
+ROW, GROUP = "__row", "__group"
 
 
 class DuckDBEngine:
@@ -43,19 +46,23 @@ class DuckDBEngine:
             rule: Which row it gets.
             columns: Names of the value columns.
         """
-        keys = spine.keys.column_names
-        rows = _in_order(_read(table, keys, columns))
-        events, asked = _events(rows, keys, rule), _asked(spine)
-        event = events[EVENT].to_numpy()
-        found = _greatest(asked, events, keys, rule)
-        left = np.flatnonzero((found < 0) | rule.is_expired(_taken(event, found), spine.at))
-        newest = found.copy()
-        if rule.knowledge != "latest":
-            everything = _greatest(asked.take(pa.array(left)), events, keys, PointInTimeRule(knowledge="latest"))
-            newest[left] = everything
+        rows = _in_order(_read(table, spine.keys.column_names, columns))
+        entity, owner = _entities(spine, rows)
+        event, created = _micros(rows[EVENT]), _micros(rows[CREATED])
+        events = pa.table(
+            {
+                "entity": owner,
+                "event": event,
+                "known_from": rule.known_from(event, created),
+                "number": np.arange(len(rows)),
+            }
+        )
+        visible = events if rule.position is None else events.filter(pc.less_equal(rows[SEQ], rule.position))
+        found = _greatest(entity, spine.at, visible, _KNOWN if rule.knowledge == "as_known" else _HAPPENED)
+        lost = (found < 0) | rule.is_expired(_taken(event, found), spine.at)
+        newest = np.where(lost, _greatest(np.where(lost, entity, -1), spine.at, events, _HAPPENED), found)
         status = rule.status(found >= 0, _taken(event, found), newest >= 0, _taken(event, newest), spine.at)
-        winners = pa.array(found, mask=status != MATCHED)
-        return Joined(rows.select(list(columns)).take(winners), status)
+        return Joined(rows.select(list(columns)).take(pa.array(found, mask=status != MATCHED)), status)
 
     def gather(self, table: OfflineTable, spine: Spine, rule: PointInTimeRule, columns: Sequence[str]) -> Gathered:
         """Return the events of the spine's entities, for windows to be folded over.
@@ -66,63 +73,72 @@ class DuckDBEngine:
             rule: From when each event is known.
             columns: Names of the aggregated columns.
         """
-        keys, event_key = spine.keys.column_names, [column.name for column in table.schema.event_key]
-        rows = _read(table, [*keys, *event_key], columns)
-        asked, events = _asked(spine), _events(rows, [*keys, *event_key], rule)
-        entities = query(_ENTITIES.format(keys=quoted(*keys)), asked=asked)
-        entity = query(_ENTITY_OF_SPINE.format(on=_equal(keys, "s")), asked=asked, entities=entities)
-        order = query(
-            _EVENTS_BY_ENTITY.format(on=_equal(keys, "e"), by=quoted(EVENT, *event_key)),
-            events=events,
-            entities=entities,
+        event_key = [column.name for column in table.schema.event_key]
+        rows = _read(table, [*spine.keys.column_names, *event_key], columns)
+        entity, owner = _entities(spine, rows)
+        identity = _group_of(rows, _groups(rows, event_key), event_key) if event_key else np.arange(len(rows))
+        wanted = np.flatnonzero(owner >= 0)
+        event, created, seq = (_micros(rows[name])[wanted] for name in (EVENT, CREATED, SEQ))
+        order = _order(owner[wanted], event, *([identity[wanted]] if event_key else []), created, seq)
+        owner, identity, event, created, seq = (
+            a[order] for a in (owner[wanted], identity[wanted], event, created, seq)
         )
-        sorted_rows, sorted_events = rows.take(order[ROW]), events.take(order[ROW])
-        return Gathered(
-            Events(
-                starts=np.searchsorted(order[ENTITY].to_numpy(), np.arange(len(entities) + 1)),
-                event=sorted_events[EVENT].to_numpy(),
-                created=sorted_events[CREATED].to_numpy(),
-                seq=sorted_events[SEQ].to_numpy(),
-                known_from=sorted_events[KNOWN].to_numpy(),
-                identity=order[IDENTITY].to_numpy() if event_key else np.arange(len(order)),
-                columns={name: WindowColumn.from_arrow(sorted_rows[name]) for name in columns},
-            ),
-            entity[ENTITY].to_numpy(),
+        chosen = rows.select(list(columns)).take(pa.array(wanted[order]))
+        events = Events(
+            starts=np.searchsorted(owner, np.arange(entity.max(initial=-1) + 2)),
+            event=event,
+            created=created,
+            seq=seq,
+            known_from=rule.known_from(event, created),
+            identity=_runs(owner, event, identity),
+            columns={name: WindowColumn.from_arrow(chosen[name]) for name in columns},
         )
+        return Gathered(events, entity)
 
 
-# The greatest visible row: the number of the last row at which the running maximum was reached.
-_SINCE_KNOWN = """
-    SELECT a.__row AS row, g.greatest FROM asked a ASOF LEFT JOIN (
-        SELECT {keys}, row(__known_from, __row) AS since,
-            max(__row) OVER (PARTITION BY {keys} ORDER BY __known_from, __row ROWS UNBOUNDED PRECEDING) AS greatest
-        FROM events
-    ) g ON {on} AND row(a.__at, {last}) >= g.since """
-_SINCE_EVENT = """
-    SELECT a.__row AS row, g.greatest FROM asked a ASOF LEFT JOIN (
-        SELECT {keys}, row(__event_timestamp, __row) AS since, __row AS greatest FROM events
-    ) g ON {on} AND row(a.__at, {last}) >= g.since """
-_ENTITIES = """
-    SELECT {keys}, row_number() OVER () - 1 AS __entity FROM (SELECT DISTINCT {keys} FROM asked WHERE __at IS NOT NULL)"""
-_ENTITY_OF_SPINE = """
-    SELECT coalesce(g.__entity, -1) AS __entity
-    FROM asked s LEFT JOIN entities g ON {on} AND s.__at IS NOT NULL ORDER BY s.__row"""
-_EVENTS_BY_ENTITY = """
-    SELECT e.__row, g.__entity, dense_rank() OVER (ORDER BY g.__entity, {by}) AS __identity
-    FROM events e JOIN entities g ON {on} ORDER BY g.__entity, {by}, __created_timestamp, __seq"""
+_GREATEST = """
+    SELECT a.number, g.greatest FROM asked a ASOF JOIN ({since}) g ON a.entity = g.entity AND a.at >= g.since"""
+_HAPPENED = """
+    SELECT entity, event AS since, max(number) AS greatest FROM events GROUP BY entity, event"""
+_KNOWN = """
+    SELECT entity, known_from AS since, max(max(number)) OVER (PARTITION BY entity ORDER BY known_from) AS greatest
+    FROM events GROUP BY entity, known_from"""
+_GROUPS = """
+    SELECT {columns}, row_number() OVER () - 1 AS __group FROM (SELECT DISTINCT {columns} FROM rows)"""
+_GROUP_OF = """
+    SELECT r.__row, g.__group FROM rows r JOIN groups g ON {on}"""
 
 
-def _greatest(asked: pa.Table, events: pa.Table, keys: Sequence[str], rule: PointInTimeRule) -> Int64Array:
-    """Return for each row of `asked` the number of the greatest visible row, -1 for none; the ttl is not looked at."""
-    if rule.position is not None:
-        events = events.filter(pc.less_equal(events[SEQ], rule.position))
-    form = _SINCE_KNOWN if rule.knowledge == "as_known" else _SINCE_EVENT
-    sql = form.format(keys=quoted(*keys), on=_equal(keys, "a"), last=INT64_MAX)
-    found = query(sql, asked=asked.filter(pc.is_valid(asked[AT])), events=events)
-    greatest = np.full(len(asked), -1, np.int64)
-    position = np.searchsorted(asked[ROW].to_numpy(), found["row"].to_numpy())
-    greatest[position] = found["greatest"].fill_null(-1).to_numpy()
+def _greatest(entity: Int64Array, at: Int64Array, events: pa.Table, since: str) -> Int64Array:
+    """Return for each read the number of the greatest row that is visible at its time, -1 for none; the ttl is not looked at."""
+    reads = np.flatnonzero(entity >= 0)
+    asked = pa.table({"entity": entity[reads], "at": at[reads], "number": reads})
+    found = query(_GREATEST.format(since=since), asked=asked, events=events)
+    greatest = np.full(len(entity), -1, np.int64)
+    greatest[found["number"].to_numpy()] = found["greatest"].to_numpy()
     return greatest
+
+
+def _entities(spine: Spine, rows: pa.Table) -> tuple[Int64Array, Int64Array]:
+    """Number the spine's entities; return the number for each spine row and for each row, -1 where there is none."""
+    keys = spine.keys.column_names
+    groups = _groups(spine.keys, keys)
+    return np.where(spine.timed, _group_of(spine.keys, groups, keys), -1), _group_of(rows, groups, keys)
+
+
+def _groups(rows: pa.Table, columns: Sequence[str]) -> pa.Table:
+    """Number the distinct values of these columns."""
+    return query(_GROUPS.format(columns=quoted(*columns)), rows=with_integer_times(rows.select(list(columns))))
+
+
+def _group_of(rows: pa.Table, groups: pa.Table, columns: Sequence[str]) -> Int64Array:
+    """Return the number of each row's values, -1 where there is none or a value is null."""
+    on = " AND ".join(f'r."{name}" = g."{name}"' for name in columns)
+    numbered = with_integer_times(rows.select(list(columns))).append_column(ROW, pa.array(np.arange(len(rows))))
+    found = query(_GROUP_OF.format(on=on), rows=numbered, groups=groups)
+    group = np.full(len(rows), -1, np.int64)
+    group[found[ROW].to_numpy()] = found[GROUP].to_numpy()
+    return group
 
 
 def _read(table: OfflineTable, keys: Sequence[str], columns: Sequence[str]) -> pa.Table:
@@ -130,29 +146,23 @@ def _read(table: OfflineTable, keys: Sequence[str], columns: Sequence[str]) -> p
     return table.read(list(dict.fromkeys([*keys, EVENT, CREATED, SEQ, *columns])))
 
 
-def _asked(spine: Spine) -> pa.Table:
-    """Return keys, time (null where there is none) and row number of the spine."""
-    return (
-        with_integer_times(spine.keys)
-        .append_column(AT, pa.array(spine.at, mask=~spine.timed))
-        .append_column(ROW, pa.array(np.arange(len(spine))))
-    )
-
-
 def _in_order(rows: pa.Table) -> pa.Table:
     """Return the rows in order of (event time, created, seq), a null created lowest."""
-    times = pl.DataFrame({name: _micros(rows[name]) for name in (EVENT, CREATED, SEQ)})
-    return rows.take(times.select(pl.arg_sort_by(EVENT, CREATED, SEQ)).to_series().to_arrow())
+    return rows.take(pa.array(_order(*(_micros(rows[name]) for name in (EVENT, CREATED, SEQ)))))
 
 
-def _events(rows: pa.Table, columns: Sequence[str], rule: PointInTimeRule) -> pa.Table:
-    """Return what a query needs to know of these rows: some columns, the times as integers, and each row's number."""
-    event, created = _micros(rows[EVENT]), _micros(rows[CREATED])
-    added = {EVENT: event, CREATED: created, KNOWN: rule.known_from(event, created), ROW: np.arange(len(rows))}
-    table = with_integer_times(rows.select([*columns, SEQ]))
-    for name, values in added.items():
-        table = table.append_column(name, pa.array(values))
-    return table
+def _order(*by: Int64Array) -> Int64Array:
+    """Return the order of rows by these columns, the first one first."""
+    frame = pl.DataFrame({str(position): column for position, column in enumerate(by)})
+    return frame.select(pl.arg_sort_by(*frame.columns)).to_series().cast(pl.Int64).to_numpy()
+
+
+def _runs(*columns: Int64Array) -> Int64Array:
+    """Number the runs of rows that are equal in all these columns."""
+    starts = np.zeros(len(columns[0]), np.bool_)
+    for column in columns:
+        starts[1:] |= column[1:] != column[:-1]
+    return np.cumsum(starts, dtype=np.int64)
 
 
 def _micros(times: pa.ChunkedArray) -> Int64Array:
@@ -162,7 +172,3 @@ def _micros(times: pa.ChunkedArray) -> Int64Array:
 def _taken(values: Int64Array, rows: Int64Array) -> Int64Array:
     """Return the values at these rows; where a row is -1 they say nothing."""
     return values[rows] if len(values) else np.zeros(len(rows), np.int64)
-
-
-def _equal(keys: Sequence[str], left: str) -> str:
-    return " AND ".join(f'{left}."{key}" = g."{key}"' for key in keys)
