@@ -25,8 +25,9 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 		{ echo "Python's venv module is missing: run 'apt-get install python3-venv' first." >&2; exit 1; }
 	@test -x $(RUN)/uv || { echo "Setting up $(VENV) ..." >&2; $(PYTHON) -m venv --clear $(VENV) && \
 		$(RUN)/python -m pip install --quiet --disable-pip-version-check uv==0.13.9; }
-	@$(UV) install --quiet --python $(RUN)/python --require-hashes -r requirements.lock
+	@$(UV) install --quiet --compile-bytecode --python $(RUN)/python --require-hashes -r requirements.lock
 	@$(UV) install --quiet --python $(RUN)/python --no-deps --no-build-isolation -e .
+	@$(RUN)/python -m compileall -q featurestore lineage
 	@$(RUN)/python -m featurestore.warmup
 	@touch $@
 
