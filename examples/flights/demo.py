@@ -31,6 +31,7 @@ from featurestore.flow.replay import ServedTarget, replay
 
 HERE = Path(__file__).parent
 MINUTE = 60_000_000  # times are microseconds since 1970, UTC
+SCORING = 5 * MINUTE  # every five minutes the flights that leave next are scored
 PATIENCE = 10.0  # seconds for a call: a busy laptop is no reason to stop
 
 CUT = datetime(2013, 12, 16, 5, tzinfo=UTC)  # midnight in New York; what is known later, training must not see
@@ -81,8 +82,8 @@ def main(folder: Path) -> None:
         flights = read_flights(folder)
         with step(
             "4. Train on a point-in-time-correct training set",
-            "Every flight whose outcome was known before the cut, joined with what was known one minute before its",
-            "scheduled departure. One row per flight, in order; rows from the future cannot get in.",
+            "Every flight whose outcome was known before the cut, joined with what was known at the last full five",
+            "minutes before its departure. One row per flight, in order; rows from the future cannot get in.",
         ):
             known = pc.less_equal(flights["landed_at"], pa.scalar(CUT, pa.timestamp("us", "UTC")))
             spine = flights.filter(pc.and_kleene(known, pc.is_valid(flights["late"])))
@@ -106,8 +107,8 @@ def main(folder: Path) -> None:
             progress(f"  serving on {address}")
             with step(
                 "6. Replay a day that training never saw, through the real server",
-                "Its clock is the replay clock. Each row enters by write when it became known; each flight is scored a",
-                "minute before its departure, from features fetched over gRPC by a client bound to delay_model@1.",
+                "Its clock is the replay clock. Each row enters by write when it became known; each flight is scored at the",
+                "last full five minutes before it departs, over gRPC, by a client that is bound to delay_model@1.",
             ):
                 day = flights_of_the_day(flights)
                 online, scores = replay_day(store, address, tokens, day, model)
@@ -185,7 +186,7 @@ def read_flights(folder: Path) -> pa.Table:
     return pa.table(
         {
             **{name: flights[name] for name in ["flight_id", *KEYS]},
-            "event_timestamp": pc.subtract(departure, MINUTE).cast(pa.timestamp("us", "UTC")),
+            "event_timestamp": pa.array(last_scoring(departure.to_numpy()), pa.timestamp("us", "UTC")),
             "distance": flights["distance"].cast(pa.float64()),
             "block_minutes": pc.divide(block.cast(pa.float64()), float(MINUTE)),
             "local_hour": flights["hour"].cast(pa.int64()),
@@ -193,6 +194,11 @@ def read_flights(folder: Path) -> pa.Table:
             "late": late,
         }
     )
+
+
+def last_scoring(departure: np.ndarray) -> np.ndarray:
+    """Return when flights are scored: the last full five minutes before they depart."""
+    return (departure - 1) // SCORING * SCORING
 
 
 def feature_names(columns: list[str]) -> list[str]:
@@ -338,7 +344,7 @@ def replay_day(
             )
             answers.append(answer)
             scores[times == moment] = score
-            if len(answers) % 100 == 0:
+            if len(answers) % 50 == 0:
                 progress(f"  {datetime.fromtimestamp(moment / 1e6, UTC):%H:%M}Z  {written} rows in")
     tell(f"{written} rows written as they became known, {len(day)} flights scored in {len(answers)} reads")
     return answers, scores
