@@ -14,6 +14,8 @@ from featurestore.refs import FeatureRef, ViewRef
 from featurestore.registry.snapshot import AliasRecord, FeatureRecord, RegistrySnapshot, ViewRecord
 from featurestore.types import DType
 
+MAX_PLANS = 1000
+
 
 @dataclass(frozen=True, slots=True)
 class KeySet:
@@ -130,6 +132,8 @@ def plan_read(
     """
     key = (features if isinstance(features, str) else tuple(features), full_feature_names)
     if key not in snapshot.plans:
+        if len(snapshot.plans) >= MAX_PLANS:  # whoever asks for ever new combinations must not fill the memory
+            snapshot.plans.clear()
         snapshot.plans[key] = _Planner(snapshot).plan(
             *_requested(snapshot, features), full_feature_names=full_feature_names
         )
@@ -198,11 +202,10 @@ class _Planner:
         self, ref: ViewRef, features: tuple[FeatureRecord, ...], aliases: dict[str, AliasRecord]
     ) -> PlannedView:
         record = self.snapshot.view(ref)
-        entity = self.snapshot.entity_of(record)
         renamed = aliases[ref.alias].join_keys if ref.alias and ref.alias in aliases else {}
-        columns = tuple(renamed.get(key, key) for key, _ in entity.join_keys)
+        columns = tuple(renamed.get(key, key) for key, _ in record.join_keys)
         key_set = KeySet(
-            ref.alias or record.entity or "", columns, tuple(DType(dtype) for _, dtype in entity.join_keys)
+            ref.alias or record.entity or "", columns, tuple(DType(dtype) for _, dtype in record.join_keys)
         )
         same = [
             index

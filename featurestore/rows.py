@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from featurestore.errors import InvalidArgumentError, nearest_name
-from featurestore.registry.snapshot import EntityRecord, ViewRecord
+from featurestore.registry.snapshot import ViewRecord
 from featurestore.types import DType, Timestamp, from_arrow, to_arrow
 
 if TYPE_CHECKING:
@@ -49,12 +49,12 @@ class RowSchema:
     created_timestamp: str | None
 
     @classmethod
-    def of(cls, view: ViewRecord, entity: EntityRecord) -> RowSchema:
+    def of(cls, view: ViewRecord) -> RowSchema:
         """Return the row schema of a stored view version; on-demand views have none (InvalidArgumentError)."""
         if view.source is None:
             raise InvalidArgumentError("An on-demand view has no rows of its own.")
         return cls(
-            keys=_columns(entity.join_keys),
+            keys=_columns(view.join_keys),
             event_key=_columns(view.event_key),
             values=_value_columns(view),
             event_timestamp=view.source.event_timestamp,

@@ -169,7 +169,7 @@ class FeatureStore(AbstractContextManager["FeatureStore"]):
             raise FailedPreconditionError(
                 f"The rows of {ref} come by write.", repair=f"Run `featurestore write {ref} FILE`."
             )
-        schema = self._schema(record)
+        schema = RowSchema.of(record)
         canonical = schema.canonical(self._sources.read(record.source, schema))
         with self.writer() as writer:
             writer.fold()
@@ -224,7 +224,7 @@ class FeatureStore(AbstractContextManager["FeatureStore"]):
             ref, record = self._stored(view)
             if record.source is None or record.source.kind == "push":
                 raise InvalidArgumentError(f"{ref} has no source to replay.", place=view)
-            schema = self._schema(record)
+            schema = RowSchema.of(record)
             feeds.append(Feed.of(ref, self._sources.read(record.source, schema), schema, since=since, until=until))
         return feeds
 
@@ -381,7 +381,7 @@ class FeatureStore(AbstractContextManager["FeatureStore"]):
 
         frozen = self.snapshot().freeze(ref)
         folder = self.settings.store / "offline" / frozen.view / f"v{frozen.version}"
-        return OfflineTable(folder, self._schema(self.snapshot().view(frozen)), buckets=self.settings.offline.buckets)
+        return OfflineTable(folder, RowSchema.of(self.snapshot().view(frozen)), buckets=self.settings.offline.buckets)
 
     def close(self) -> None:
         """Fold this process's usage and close the registry."""
@@ -430,9 +430,6 @@ class FeatureStore(AbstractContextManager["FeatureStore"]):
             )
         return ref, record
 
-    def _schema(self, record: ViewRecord) -> RowSchema:
-        return RowSchema.of(record, self.snapshot().entity_of(record))
-
     def _filled_views(self) -> Iterator[tuple[ViewRef, ViewRecord]]:
         for ref, record in self.snapshot().view_versions():
             if record.kind != "on_demand" and record.status != "retired" and self._is_filled(ref):
@@ -442,8 +439,7 @@ class FeatureStore(AbstractContextManager["FeatureStore"]):
         return self.table(ref).exists
 
     def _check_source(self, name: str, record: ViewRecord) -> None:
-        keys = RowSchema.of(record, _entity_of(record))
-        self._sources.check(name, record, keys)
+        self._sources.check(name, record, RowSchema.of(record))
 
     def _authorize(self, snapshot: RegistrySnapshot, plan: ReadPlan, mode: str, *, rows: int) -> Identity:
         identity = identify(self._principal, self.consumer, self.registry.credentials())
@@ -506,10 +502,3 @@ def to_arrow_table(rows: Any) -> pa.Table:
     raise InvalidArgumentError(
         f"A {type(rows).__name__} is not a table.", repair="Give Arrow, Polars, pandas, or a dict of lists."
     )
-
-
-def _entity_of(record: ViewRecord) -> Any:
-    """Return the keys of a view that may not be registered yet."""
-    from featurestore.registry.snapshot import EntityRecord
-
-    return EntityRecord(join_keys=record.join_keys)

@@ -12,11 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featurestore.errors import InvalidArgumentError
-from featurestore.registry.snapshot import AggregationRecord, EntityRecord, FeatureRecord, SourceRecord, ViewRecord
+from featurestore.registry.snapshot import AggregationRecord, FeatureRecord, SourceRecord, ViewRecord
 from featurestore.rows import CREATED, EVENT, SEQ, RowSchema, may_become
 from featurestore.types import DType, to_arrow
 
-ENTITY = EntityRecord(join_keys=(("origin", "string"), ("gate", "int32")))
 MICROS_PER = {"s": Fraction(10**6), "ms": Fraction(10**3), "us": Fraction(1), "ns": Fraction(1, 10**3)}
 
 
@@ -24,8 +23,10 @@ def schema_of(*features, created=None, event_key=(), kind="batch"):
     source = SourceRecord(
         kind="push", name="w", path=None, query=None, tables={}, event_timestamp="at", created_timestamp=created
     )
-    view = ViewRecord(kind=kind, features=features, entity="place", source=source, event_key=event_key)
-    return RowSchema.of(view, ENTITY)
+    keys = (("origin", "string"), ("gate", "int32"))
+    return RowSchema.of(
+        ViewRecord(kind=kind, features=features, entity="place", join_keys=keys, source=source, event_key=event_key)
+    )
 
 
 def feature(name, dtype, column=None):
@@ -221,7 +222,7 @@ def test_a_windowed_view_keeps_each_aggregated_column_once():
 
 def test_an_on_demand_view_has_no_rows():
     with pytest.raises(InvalidArgumentError, match="no rows of its own"):
-        RowSchema.of(ViewRecord(kind="on_demand", features=()), ENTITY)
+        RowSchema.of(ViewRecord(kind="on_demand", features=()))
 
 
 @pytest.mark.parametrize(

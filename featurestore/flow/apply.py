@@ -36,7 +36,7 @@ class WrittenView:
         """
         frozen = ViewRef(ref.view, snapshot.freeze(ref).version)
         record = snapshot.view(frozen)
-        return cls(frozen, record, RowSchema.of(record, snapshot.entity_of(record)))
+        return cls(frozen, record, RowSchema.of(record))
 
     @property
     def longest_window(self) -> int:

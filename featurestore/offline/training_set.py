@@ -166,8 +166,11 @@ def read_training_set(
     table = spine
     for output in plan.outputs:
         table = table.append_column(output.name, sources[output.source][output.ref.feature])
-    views = tuple(_view_report(view, part.joined.status) for view, part in zip(plan.views, read, strict=True))
-    warnings = (*_time_warnings(at[timed], now), *_loss_warnings(plan, views, len(spine)))
+    counted = {
+        str(view.ref): _view_report(view, part.joined.status) for view, part in zip(plan.views, read, strict=True)
+    }
+    views = tuple(counted.values())  # a view that an on-demand feature reads once more is counted once
+    warnings = (*_time_warnings(at[timed], now), *_loss_warnings(views, len(spine)))
     report = TrainingReport(len(spine), views, warnings)
     return TrainingSet(table, plan, knowledge, position, engine.name, tuple(part.source for part in read), report)
 
@@ -193,11 +196,11 @@ def _time_warnings(at: Int64Array, now: int | None) -> tuple[str, ...]:
     )
 
 
-def _loss_warnings(plan: ReadPlan, views: Sequence[ViewReport], rows: int) -> tuple[str, ...]:
+def _loss_warnings(views: Sequence[ViewReport], rows: int) -> tuple[str, ...]:
     """Warn where a view loses most rows of the spine to one cause."""
     return tuple(
         f"{report.view} has no value for {lost} of {rows} rows: {_CAUSES[cause]}"
-        for planned, report in zip(plan.views, views, strict=True)
+        for report in views
         for cause, lost in zip(STATUSES[1:], (report.missing, report.expired, report.not_yet_known), strict=True)
         if 2 * lost > rows
     )

@@ -266,10 +266,6 @@ class RegistrySnapshot:
             raise NotFoundError.of("consumer", name, self.document.consumers)
         return self.document.consumers[name]
 
-    def entity_of(self, view: ViewRecord) -> EntityRecord:
-        """Return the entity of a stored view, with the join keys that this version of the view was made with."""
-        return msgspec.structs.replace(self.document.entities[view.entity or ""], join_keys=view.join_keys)
-
     def view_versions(self) -> Iterator[tuple[ViewRef, ViewRecord]]:
         """Go through every version of every view."""
         for name, versions in self.document.views.items():

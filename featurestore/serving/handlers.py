@@ -163,7 +163,7 @@ class FeatureHandlers:
         snapshot = self._admit(call, body)[0].snapshot
         ref = snapshot.freeze(ViewRef.parse(pb.WriteSchemaRequest.FromString(body).view))
         record = snapshot.view(ref)
-        schema = RowSchema.of(record, snapshot.entity_of(record))
+        schema = RowSchema.of(record)
         undeclared = CREATED if schema.created_timestamp is None else None
         columns = [pb.KeyField(column=c.source, dtype=c.dtype.name) for c in schema.columns if c.name != undeclared]
         return Reply(pb.WriteSchema(view=str(ref), columns=columns).SerializeToString())

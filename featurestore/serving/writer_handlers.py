@@ -104,7 +104,7 @@ class WriterHandlers:
         snapshot = self._snapshot()
         ref = snapshot.freeze(ViewRef.parse(request.view))
         record = snapshot.view(ref)
-        rows = table_of(request.columns, RowSchema.of(record, snapshot.entity_of(record)))
+        rows = table_of(request.columns, RowSchema.of(record))
         return _reply(self._writer.write(ref, rows, write_id=request.write_id)).SerializeToString()
 
     def _write_table(self, body: bytes) -> bytes:

@@ -65,7 +65,7 @@ class ScratchProject(AbstractContextManager["ScratchProject"]):
         frozen = self.snapshot.freeze(ref)
         record = self.snapshot.view(frozen)
         folder = self.root / "offline" / frozen.view / f"v{frozen.version}"
-        return OfflineTable(folder, RowSchema.of(record, self.snapshot.entity_of(record)), buckets=4)
+        return OfflineTable(folder, RowSchema.of(record), buckets=4)
 
     def read_bytes(
         self,

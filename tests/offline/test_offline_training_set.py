@@ -101,7 +101,7 @@ WEATHER = [("JFK", 100, None, 1.5, BIG, 1), ("JFK", 105, 120, None, 7, 2), ("LGA
 def tables(tmp_path):
     def table(ref):
         view = SNAPSHOT.view(ref)
-        return OfflineTable(tmp_path / ref.view, RowSchema.of(view, SNAPSHOT.entity_of(view)), buckets=2)
+        return OfflineTable(tmp_path / ref.view, RowSchema.of(view), buckets=2)
 
     fill(table(ViewRef("weather", 1)), WEATHER)
     fill(table(ViewRef("recent", 1)), [(*row[:4], row[5]) for row in WEATHER])

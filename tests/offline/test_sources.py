@@ -18,7 +18,6 @@ from featurestore.definitions import (
 from featurestore.errors import DefinitionError
 from featurestore.offline.sources import SourceReader
 from featurestore.registry.resolution import stored_view
-from featurestore.registry.snapshot import EntityRecord
 from featurestore.rows import RowSchema
 
 ORIGIN = Entity("origin", {"origin": "string"})
@@ -51,7 +50,7 @@ def sql(query):
 
 def record_and_schema(definition):
     record = stored_view(definition)
-    return record, RowSchema.of(record, EntityRecord(join_keys=definition.entity.keys))
+    return record, RowSchema.of(record)
 
 
 def check(root, definition):

@@ -46,23 +46,26 @@ class DuckDBEngine:
             rule: Which row it gets.
             columns: Names of the value columns.
         """
-        rows = _in_order(_read(table, spine.keys.column_names, columns))
+        rows = _read(table, spine.keys.column_names, columns)
         entity, owner = _entities(spine, rows)
-        event, created = _micros(rows[EVENT]), _micros(rows[CREATED])
+        event, created, seq = (_micros(rows[name]) for name in (EVENT, CREATED, SEQ))
+        order = _order(event, created, seq)
+        event = event[order]
         events = pa.table(
             {
-                "entity": owner,
+                "entity": owner[order],
                 "event": event,
-                "known_from": rule.known_from(event, created),
+                "known_from": rule.known_from(event, created[order]),
                 "number": np.arange(len(rows)),
             }
         )
-        visible = events if rule.position is None else events.filter(pc.less_equal(rows[SEQ], rule.position))
+        visible = events if rule.position is None else events.filter(pa.array(seq[order] <= rule.position))
         found = _greatest(entity, spine.at, visible, _KNOWN if rule.knowledge == "as_known" else _HAPPENED)
         lost = (found < 0) | rule.is_expired(_taken(event, found), spine.at)
         newest = np.where(lost, _greatest(np.where(lost, entity, -1), spine.at, events, _HAPPENED), found)
         status = rule.status(found >= 0, _taken(event, found), newest >= 0, _taken(event, newest), spine.at)
-        return Joined(rows.select(list(columns)).take(pa.array(found, mask=status != MATCHED)), status)
+        winners = pa.array(_taken(order, found), mask=status != MATCHED)
+        return Joined(rows.select(list(columns)).take(winners), status)
 
     def gather(self, table: OfflineTable, spine: Spine, rule: PointInTimeRule, columns: Sequence[str]) -> Gathered:
         """Return the events of the spine's entities, for windows to be folded over.
@@ -113,7 +116,10 @@ def _greatest(entity: Int64Array, at: Int64Array, events: pa.Table, since: str) 
     """Return for each read the number of the greatest row that is visible at its time, -1 for none; the ttl is not looked at."""
     reads = np.flatnonzero(entity >= 0)
     asked = pa.table({"entity": entity[reads], "at": at[reads], "number": reads})
-    found = query(_GREATEST.format(since=since), asked=asked, events=events)
+    wanted = np.zeros(entity.max(initial=-1) + 2, np.bool_)  # the last one is what -1 points at: nobody's
+    wanted[entity[reads]] = True
+    asked_for = events.filter(pa.array(wanted[np.minimum(events["entity"].to_numpy(), len(wanted) - 1)]))
+    found = query(_GREATEST.format(since=since), asked=asked, events=asked_for)
     greatest = np.full(len(entity), -1, np.int64)
     greatest[found["number"].to_numpy()] = found["greatest"].to_numpy()
     return greatest
@@ -144,11 +150,6 @@ def _group_of(rows: pa.Table, groups: pa.Table, columns: Sequence[str]) -> Int64
 def _read(table: OfflineTable, keys: Sequence[str], columns: Sequence[str]) -> pa.Table:
     """Return keys, times, seq and other columns of a table, each once."""
     return table.read(list(dict.fromkeys([*keys, EVENT, CREATED, SEQ, *columns])))
-
-
-def _in_order(rows: pa.Table) -> pa.Table:
-    """Return the rows in order of (event time, created, seq), a null created lowest."""
-    return rows.take(pa.array(_order(*(_micros(rows[name]) for name in (EVENT, CREATED, SEQ)))))
 
 
 def _order(*by: Int64Array) -> Int64Array:
