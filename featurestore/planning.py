@@ -131,13 +131,12 @@ def plan_read(
         InvalidArgumentError: No features, or two outputs of one name.
     """
     key = (features if isinstance(features, str) else tuple(features), full_feature_names)
-    if key not in snapshot.plans:
+    plan: ReadPlan | None = snapshot.plans.get(key)
+    if plan is None:
         if len(snapshot.plans) >= MAX_PLANS:  # whoever asks for ever new combinations must not fill the memory
             snapshot.plans.clear()
-        snapshot.plans[key] = _Planner(snapshot).plan(
-            *_requested(snapshot, features), full_feature_names=full_feature_names
-        )
-    plan: ReadPlan = snapshot.plans[key]
+        plan = _Planner(snapshot).plan(*_requested(snapshot, features), full_feature_names=full_feature_names)
+        snapshot.plans[key] = plan
     return plan
 
 

@@ -206,7 +206,7 @@ class FeatureStore(AbstractContextManager["FeatureStore"]):
                 raise FailedPreconditionError(f"{ref} has no rows.", repair=f"Run `featurestore ingest {ref.view}`.")
             with self.writer() as writer:
                 reports.append(writer.materialize(ref))
-            self.apply(switch_layout(self.snapshot(), ref))
+            self.apply(switch_layout(self.snapshot(), ref, reports[-1].layout))
         return reports
 
     def feeds(self, views: Sequence[str], *, since: int, until: int) -> list[Feed]:
@@ -436,7 +436,9 @@ class FeatureStore(AbstractContextManager["FeatureStore"]):
                 yield ref, record
 
     def _is_filled(self, ref: ViewRef) -> bool:
-        return self.table(ref).exists
+        from featurestore.online.local import was_written
+
+        return self.table(ref).exists or was_written(self._online_folder, ref)
 
     def _check_source(self, name: str, record: ViewRecord) -> None:
         self._sources.check(name, record, RowSchema.of(record))

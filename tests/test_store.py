@@ -1,5 +1,6 @@
 """The facade on a real project: plan, apply, ingest, join, materialize, read, save, promote, retire."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 import polars as pl
@@ -7,7 +8,7 @@ import pyarrow as pa
 import pytest
 from small_project import FEATURES, NOON
 
-from featurestore import FeatureStore, Model
+from featurestore import Entity, Feature, FeatureStore, FeatureView, Model, PushSource
 from featurestore.errors import (
     AccessDeniedError,
     ConflictError,
@@ -73,6 +74,20 @@ def test_online_and_offline_agree_through_an_on_demand_feature(filled):
     assert online.to_dict() == {name: offline[name].to_pylist() for name in ("temp", "visib", "felt")}
     assert online.to_dict()["felt"] == [56.5, None, None]
     assert online.status["temp"].tolist() == ["PRESENT", "NULL", "NOT_FOUND"]
+
+
+def test_pushed_rows_that_are_still_in_the_row_log_are_rows(project):
+    entity = Entity("user", {"user_id": "int64"})
+    score = FeatureView("score", entity, PushSource("score"), [Feature("a", "float64")])
+    with FeatureStore(project) as store:
+        store.apply([entity, score])
+        store.write("score", {"user_id": [1], "event_timestamp": [NOON - HOUR], "a": [1.5]})
+        store.apply([entity, replace(score, features=[*score.features, Feature("b", "float64")])])
+        assert store.get_online_features(["score:a"], {"user_id": [1]}).to_dict() == {"a": [1.5]}
+        with pytest.raises(FailedPreconditionError, match="not filled yet"):
+            store.get_online_features(["score:b"], {"user_id": [1]})
+        assert [(report.view, report.rows) for report in store.materialize("score")] == [("score@v1", 1)]
+        assert store.get_online_features(["score:a", "score:b"], {"user_id": [1]}).to_dict() == {"a": [1.5], "b": [None]}
 
 
 def test_a_pushed_row_is_in_the_next_training_set(store):

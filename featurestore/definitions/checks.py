@@ -27,6 +27,22 @@ def check_unique(kind: str, names: Iterable[str], place: str) -> None:
         raise DefinitionError(f"{kind} '{twice[0]}' is given twice.", place=place)
 
 
+def check_apart(kind: str, names: Iterable[str], place: str) -> None:
+    """Refuse columns of one table whose names differ in case alone, which SQL and the Delta log take for one; raises DefinitionError.
+
+    >>> check_apart("Column", ["temp", "Temp"], "weather")
+    Traceback (most recent call last):
+    featurestore.errors.DefinitionError: Columns 'temp' and 'Temp' differ in case alone. - at `weather`. Rename one.
+    """
+    seen: dict[str, str] = {}
+    for name in names:
+        other = seen.setdefault(name.lower(), name)
+        if other != name:
+            raise DefinitionError(
+                f"{kind}s '{other}' and '{name}' differ in case alone.", place=place, repair="Rename one."
+            )
+
+
 def duration_micros(value: timedelta | None, what: str) -> int | None:
     """Return a positive duration in microseconds, None for none; raises DefinitionError for zero or less."""
     if value is None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Literal
 
-from featurestore.definitions.checks import check_name, check_unique, duration_micros
+from featurestore.definitions.checks import check_apart, check_name, check_unique, duration_micros
 from featurestore.definitions.entity import Entity
 from featurestore.definitions.feature import Feature
 from featurestore.definitions.source import Source
@@ -154,8 +154,10 @@ class FeatureView(_Selectable):
             DType.of(dtype)
         columns = {(f.column, DType.of(f.dtype)) for f in self.features if isinstance(f, Aggregation)}
         names = [name for name, _ in columns] or list(self.feature_names)
-        check_unique("Column", (*self.entity.join_keys, *self.event_key, *names), self.name)
-        for name in names:
+        columns_of_rows = (*self.entity.join_keys, *self.event_key, *names)
+        check_unique("Column", columns_of_rows, self.name)
+        check_apart("Column", columns_of_rows, self.name)
+        for name in columns_of_rows:
             if name.startswith("__"):
                 raise DefinitionError(f"'{name}' is not allowed: names with two underscores are the store's own.")
 

@@ -27,12 +27,14 @@ class MaterializeReport:
         rows: Rows, or events of a windowed view, that were read offline.
         changed: How many of them are new online; a row that was there, or a greater one, stays.
         watermark: Event time up to which the online rows are complete, microseconds since 1970 UTC.
+        layout: The newest layout that was filled.
     """
 
     view: str
     rows: int
     changed: int
     watermark: int
+    layout: int
 
 
 def fill_online(store: OnlineStore, view: WrittenView, table: OfflineTable, *, now: int) -> MaterializeReport:
@@ -54,7 +56,7 @@ def fill_online(store: OnlineStore, view: WrittenView, table: OfflineTable, *, n
             keyspace = open_keyspace(transaction, view.ref, layout)
             filled = msgspec.structs.replace(keyspace, filled=True, watermark=now)
             record_keyspace(transaction, view.ref, layout, filled)
-    return MaterializeReport(str(view.ref), len(rows), changed, now)
+    return MaterializeReport(str(view.ref), len(rows), changed, now, view.record.newest_layout)
 
 
 def _reachable(view: WrittenView, table: OfflineTable, now: int) -> pa.Table:

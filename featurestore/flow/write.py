@@ -207,6 +207,9 @@ class Writer(AbstractContextManager["Writer"]):
 
     def _accept(self, transaction: Transaction, view: WrittenView, rows: pa.Table, head: Head) -> WriteReport:
         fresh = new_rows(transaction, view.ref, view.schema, rows)
+        table = self._tables(view.ref)
+        if view.record.kind == "window" and not view.schema.event_key and table.exists:
+            fresh = table.new_rows(fresh)  # an event that was ingested before would count twice
         warnings = late_creation_warning(fresh, str(view.ref), view.record.backfilled_until)
         if not len(fresh):
             return WriteReport(0, len(rows), 0, 0, 0)

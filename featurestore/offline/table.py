@@ -190,8 +190,10 @@ class OfflineTable:
                 configuration={_BUCKETS_SETTING: str(self._new_buckets)},
                 raise_if_key_not_exists=False,
             )
+            self._sync_log(since=-1)
         for _ in range(COMMIT_ATTEMPTS):
             table = self._open()
+            since = table.version()
             known = {field.name for field in table.schema().fields}
             added = [field for field in wanted if field.name not in known]
             if not added:
@@ -200,6 +202,7 @@ class OfflineTable:
                 table.alter.add_columns(deltalake.Schema.from_arrow(pa.schema(added)).fields)
             except CommitFailedError:
                 continue  # somebody else committed: look again
+            self._sync_log(since)
 
     def _write_file(self, rows: pa.Table, bucket: int | None) -> AddAction:
         """Write and sync one file; return what the log has to say about it."""
@@ -235,6 +238,7 @@ class OfflineTable:
         marks = None if fold is None else [deltalake.Transaction(FOLD, fold)]
         for _ in range(COMMIT_ATTEMPTS):
             table = self._open()
+            since = table.version()
             if fold is not None and (table.transaction_version(FOLD) or 0) >= fold:
                 return -1
             try:
@@ -245,7 +249,7 @@ class OfflineTable:
             except CommitFailedError:
                 continue  # a racing fold, or a column that was added: look again
             self._checkpoint()
-            return self._sync_log()
+            return self._sync_log(since)
         raise ConflictError(f"Other writers kept committing to {self.directory}.", repair="Try again.")
 
     def _checkpoint(self) -> None:
@@ -253,12 +257,14 @@ class OfflineTable:
         table = self._open()
         if table.version() % CHECKPOINT_EVERY == 0:
             table.create_checkpoint()
+            log = self.directory / "_delta_log"
+            sync(*log.glob(f"{table.version():020}.checkpoint*"), log / "_last_checkpoint", log)
 
-    def _sync_log(self) -> int:
-        """Make the newest commit durable: the log's own writer renames without syncing."""
+    def _sync_log(self, since: int) -> int:
+        """Make the commits after version `since` durable and return the newest: the log's own writer renames without syncing."""
         version = int(self._open().version())
         log = self.directory / "_delta_log"
-        sync(log / f"{version:020}.json", log)
+        sync(*(log / f"{number:020}.json" for number in range(since + 1, version + 1)), log)
         return version
 
     # --- reading ---------------------------------------------------------------------------------------------------------------------

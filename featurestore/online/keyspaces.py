@@ -38,6 +38,12 @@ def find_keyspace(snapshot: Snapshot, ref: ViewRef, layout: int) -> Keyspace | N
     return None if stored is None else msgspec.msgpack.decode(stored, type=Keyspace)
 
 
+def has_keyspaces(snapshot: Snapshot, ref: ViewRef) -> bool:
+    """Say whether anything of a view version was ever written, in whatever layout."""
+    every = f"keyspace/{ref.view}@v{ref.version}/".encode()
+    return any(True for _ in snapshot.scan("meta", every, every + b"\xff"))
+
+
 def open_keyspace(transaction: Transaction, ref: ViewRef, layout: int) -> Keyspace:
     """Return the keyspace of a layout, made now if there is none."""
     known = find_keyspace(transaction, ref, layout)

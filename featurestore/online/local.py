@@ -1,4 +1,4 @@
-"""The read of the server without a server: the same request, the same reader, the same decoding."""
+"""The online store in this process: the read of the server without a server, by the same request, reader and decoding."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from typing import Any
 from featurestore.client import ReadShape
 from featurestore.decoding import OnlineRows, decode
 from featurestore.keys import encode_request
+from featurestore.online.keyspaces import has_keyspaces
 from featurestore.online.lmdb import open_lmdb
 from featurestore.online.reader import OnlineReader, schema_message
 from featurestore.planning import ReadPlan
+from featurestore.refs import ViewRef
 from featurestore.v1 import serving_pb2 as pb
 
 
@@ -43,5 +45,22 @@ def read_in_process(
         reader = OnlineReader(store, clock)
         encoded = [encode_request(message.columns, key_set) for key_set in plan.key_sets]
         return decode(schema, reader.read(reader.prepare(plan), encoded, message.columns))
+    finally:
+        store.close()
+
+
+def was_written(folder: Path, ref: ViewRef) -> bool:
+    """Say whether rows of a view version were accepted, although they may still be in the row log alone.
+
+    Args:
+        folder: Folder of the online store; it need not be there.
+        ref: The view version.
+    """
+    if not folder.exists():
+        return False
+    store = open_lmdb(folder)
+    try:
+        with store.read() as snapshot:
+            return has_keyspaces(snapshot, ref)
     finally:
         store.close()

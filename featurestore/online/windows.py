@@ -94,15 +94,18 @@ def put_events(
     live = np.flatnonzero(events.event > now - layout.longest).tolist()
     pages = (events.event // layout.width).tolist()
     live.sort(key=lambda i: (keys[i], pages[i]))
+    changed = 0
     for (key, page), group in groupby(live, key=lambda i: (keys[i], pages[i])):
         name = prefix + _entity(key) + _number(page)
         stored = transaction.get("pages", name)
+        known = None if stored is None else _PageEvents.decode(stored, layout)
         added = events.take(list(group))
-        merged = added if stored is None else _PageEvents.decode(stored, layout).join(added)
-        transaction.put("pages", name, merged.winners().encode())
+        kept = (added if known is None else known.join(added)).winners()
+        changed += len(kept.seq) if known is None else len(np.setdiff1d(kept.seq, known.seq))
+        transaction.put("pages", name, kept.encode())
     for key in {keys[i] for i in live}:
         _drop_old(transaction, prefix + _entity(key), layout.first_page(now, layout.longest))
-    return len(live)
+    return changed
 
 
 def gather_events(

@@ -165,12 +165,19 @@ def set_status(snapshot: RegistrySnapshot, ref: ViewRef, status: str, *, reason:
     return ChangePlan(snapshot.revision, new, (Change(status, f"view {target}", reason, readers),))
 
 
-def switch_layout(snapshot: RegistrySnapshot, ref: ViewRef) -> ChangePlan:
-    """Plan to read the newest layout of a version, after its rows were filled."""
+def switch_layout(snapshot: RegistrySnapshot, ref: ViewRef, filled: int) -> ChangePlan:
+    """Plan to read the newest layout of a version, after its rows were filled.
+
+    Args:
+        snapshot: What is registered.
+        ref: The version.
+        filled: The layout that was filled; when a newer one was added meanwhile nothing changes, since that one has no rows yet
+            and `filled` is not written to any more.
+    """
     target = snapshot.freeze(ref)
     record = snapshot.view(target)
-    added = [f.name for f in record.features if f.layout > record.layout]
-    new = replace_version(snapshot.document, target, msgspec.structs.replace(record, layout=record.newest_layout))
+    added = [f.name for f in record.features if f.layout > record.layout] if record.newest_layout == filled else []
+    new = replace_version(snapshot.document, target, msgspec.structs.replace(record, layout=filled))
     change = Change("fill", f"view {target}", f"readable now: {', '.join(added)}")
     return ChangePlan(snapshot.revision, new, (change,) if added else ())
 

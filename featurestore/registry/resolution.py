@@ -228,11 +228,12 @@ class Resolver:
         kept = tuple(msgspec.structs.replace(by_name[f.name], layout=f.layout, same_as=f.same_as) for f in old.features)
         added = tuple(f for f in candidate.features if old.feature(f.name) is None)
         readable_at_once = old.kind == "on_demand" or not self.is_filled(ref)
-        layout = old.newest_layout + (1 if added and not readable_at_once else 0)
+        # Rows may arrive between plan and apply, so that two sets of columns never share a layout.
+        layout = old.newest_layout + (1 if added and old.kind != "on_demand" else 0)
         return msgspec.structs.replace(
             candidate,
             features=kept + tuple(msgspec.structs.replace(f, layout=layout) for f in added),
-            layout=old.layout,
+            layout=layout if readable_at_once else old.layout,
             status=old.status,
             created_revision=old.created_revision,
         )

@@ -117,9 +117,10 @@ class FeatureHandlers:
         old = self._state
         changed = snapshot.revision != old.snapshot.revision or credentials != old.gate.credentials
         if changed:
-            self._state = self._state_of(snapshot, credentials)
+            state = self._state_of(snapshot, credentials)
             for known in tuple(old.reads.values()):
-                self._carry_over(known)
+                self._carry_over(state, known)
+            self._state = state
         self._counter = counter
         return changed
 
@@ -216,10 +217,10 @@ class FeatureHandlers:
         state.reads[plan.fingerprint] = state.asked[asked] = known
         return known
 
-    def _carry_over(self, known: KnownRead) -> None:
+    def _carry_over(self, state: State, known: KnownRead) -> None:
         """Plan a known read anew; one that is impossible now is forgotten, and its clients are told when they ask."""
         try:
-            self._prepare(self._state, known.asked)
+            self._prepare(state, known.asked)
         except FeatureStoreError:
             return
 

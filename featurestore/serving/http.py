@@ -249,19 +249,22 @@ async def _body_of(request: Request) -> bytes:
 
 def _response(reply: Reply) -> Response:
     """Return the HTTP form of a reply: errors as JSON, trailers as headers."""
-    trailers = dict(reply.trailers)
+    response = Response(*_content(reply), media_type="application/json")
+    for name, value in reply.trailers:  # there may be several of one name
+        response.headers.append(name, value)
+    return response
+
+
+def _content(reply: Reply) -> tuple[bytes, int]:
+    """Return the body and the HTTP status."""
     if reply.code == "OK":
-        return Response(reply.body, media_type="application/json", headers=trailers)
+        return reply.body, 200
+    trailers = dict(reply.trailers)
     facts = {
         name: unquote(trailers[f"fs-{name}"]) for name in ("place", "nearest", "repair") if f"fs-{name}" in trailers
     }
     error = {"code": reply.code, "message": reply.message, **facts}
-    return Response(
-        msgspec.json.encode({"error": error}),
-        status_code=HTTP_OF.get(reply.code, 500),
-        media_type="application/json",
-        headers=trailers,
-    )
+    return msgspec.json.encode({"error": error}), HTTP_OF.get(reply.code, 500)
 
 
 def _json(facts: Any, trailers: tuple[tuple[str, str], ...] = ()) -> Reply:

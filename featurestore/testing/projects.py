@@ -57,8 +57,8 @@ class ScratchProject(AbstractContextManager["ScratchProject"]):
     def materialize(self, view: str) -> None:
         """Bring a view online and read its newest layout from then on."""
         ref = self.snapshot.freeze(ViewRef.parse(view))
-        self.writer.materialize(ref)
-        self.snapshot = RegistrySnapshot(switch_layout(self.snapshot, ref).document)
+        filled = self.writer.materialize(ref).layout
+        self.snapshot = RegistrySnapshot(switch_layout(self.snapshot, ref, filled).document)
 
     def table(self, ref: ViewRef) -> OfflineTable:
         """Return the offline table of a view version."""

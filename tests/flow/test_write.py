@@ -287,6 +287,22 @@ def test_an_added_feature_is_filled_in_a_keyspace_of_its_own(project):
     assert read(project, "JFK", "LGA", features=["weather:wind", "weather:temp"]) == [(None, 1.0), (7, 2.0)]
 
 
+def test_rows_that_come_between_plan_and_apply_of_a_feature_keep_their_own_layout(project):
+    project.writer.write(WEATHER, rows(("JFK", 90, None, 1.0, "a")))
+    project.apply(weather(TEMP, SKY, Feature("wind", "int64")))  # the offline table knows no rows yet
+    with pytest.raises(FailedPreconditionError, match="never filled online"):
+        read(project, "JFK")
+    project.materialize("weather")
+    assert read(project, "JFK", features=["weather:wind", "weather:temp"]) == [(None, 1.0)]
+
+
+def test_a_materialize_says_which_layout_it_filled(project):
+    project.writer.write(WEATHER, rows(("JFK", 90, None, 1.0, "a")))
+    assert project.writer.materialize(WEATHER).layout == 1
+    project.apply(weather(TEMP, SKY, Feature("wind", "int64")))
+    assert project.writer.materialize(WEATHER).layout == 2
+
+
 KEYS = ("JFK", "LGA")
 drawn_rows = st.tuples(
     st.sampled_from(KEYS),

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from featurestore.errors import CorruptionError, FailedPreconditionError, NotFoundError
+from featurestore.offline import table as offline_table
 from featurestore.offline.table import OfflineTable
 from featurestore.rows import CREATED, EVENT, SEQ, RowColumn, RowSchema
 from featurestore.types import Float64, Int64, String
@@ -59,6 +60,25 @@ def test_bulk_and_recent_rows_are_read_together(table):
     assert table.append(rows(*LOG[2:]), fold=1)
     assert facts(table.read()) == LOG
     assert table.read(["count"]).schema == pa.schema([("count", pa.int64())])
+
+
+def test_every_commit_and_checkpoint_is_synced(tmp_path, monkeypatch):
+    synced = set()
+    real = offline_table.sync
+
+    def noting(*paths):
+        real(*paths)
+        synced.update(paths)
+
+    monkeypatch.setattr(offline_table, "sync", noting)
+    monkeypatch.setattr(offline_table, "CHECKPOINT_EVERY", 2)
+    table = OfflineTable(tmp_path / "weather", SCHEMA)
+    table.load(rows(*LOG))
+    OfflineTable(table.directory, WIDER).load(rows(("JFK", 9, None, 1.0, 1, 2.0, 5), schema=WIDER))
+    table.append(rows(("JFK", 8, None, 1.0, 1, 6)), fold=6)
+    log = set((table.directory / "_delta_log").iterdir())
+    assert {path.suffix for path in log} == {".json", ".parquet", ""}
+    assert log <= synced
 
 
 def test_an_unknown_column_is_an_error_that_says_the_nearest(table):

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from featurestore import Aggregation, Entity, FeatureView, PushSource
 from featurestore.errors import FailedPreconditionError
 from featurestore.refs import ViewRef
+from featurestore.rows import SEQ
 from featurestore.testing.projects import ScratchProject
 
 USER = Entity("user", {"user": "string"})
@@ -192,6 +193,29 @@ def test_an_event_that_left_every_window_is_not_stored(tmp_path):
         assert project.writer.write(SALES, rows([("ann", 60, None, 1, 1.0, 1)])).accepted == 1
         assert project.read(["sales:count_amount_40us"], [("ann",)]).to_dict() == {"count_amount_40us": [0]}
         assert project.writer.fold() == 1
+
+
+def test_a_materialize_counts_only_events_that_are_new_online(tmp_path):
+    with ScratchProject(tmp_path, sales(), now=100) as project:
+        project.writer.write(SALES, rows([("ann", event, None, 1, 1.0, 1) for event in (91, 92)]))
+        report = project.writer.materialize(SALES)
+        assert (report.rows, report.changed) == (2, 0)
+    shutil.rmtree(tmp_path / "online")
+    with ScratchProject(tmp_path, sales(), now=100) as project:
+        report = project.writer.materialize(SALES)
+        assert (report.rows, report.changed) == (2, 2)
+
+
+def test_an_event_that_was_loaded_in_bulk_and_is_pushed_again_counts_once(tmp_path):
+    event = rows([("ann", 95, None, 1, 1.0, 1)])
+    with ScratchProject(tmp_path, sales(keyed=False), now=100) as project:
+        table = project.table(SALES)
+        canonical = table.schema.canonical(event).rows
+        table.load(canonical.append_column(SEQ, pa.array([project.writer.reserve(1)])))
+        again = project.writer.write(SALES, event)
+        assert (again.accepted, again.repeated_rows) == (0, 1)
+        project.materialize("sales")
+        assert project.read(["sales:count_amount_40us"], [("ann",)]).to_dict() == {"count_amount_40us": [1]}
 
 
 def test_a_windowed_version_that_was_never_filled_is_refused(tmp_path):

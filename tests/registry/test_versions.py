@@ -262,17 +262,25 @@ def test_an_added_feature_keeps_the_version_and_waits_in_the_next_layout_of_a_fi
 
 def test_an_added_feature_of_a_view_without_rows_can_be_read_at_once():
     after = apply(registered(WEATHER), replace(WEATHER, features=[TEMP, HUMID, GUST]), filled=False)
-    assert view(after, "weather@v1").newest_layout == 1
+    record = view(after, "weather@v1")
+    assert record.layout == record.newest_layout == 2  # rows that come before the apply lie in layout 1
     assert [output.name for output in plan_read(after, ["weather:gust"]).outputs] == ["gust"]
 
 
 def test_a_switched_layout_makes_the_added_feature_readable():
     waiting = apply(registered(WEATHER), replace(WEATHER, features=[TEMP, HUMID, GUST]))
-    plan = switch_layout(waiting, ViewRef("weather"))
+    plan = switch_layout(waiting, ViewRef("weather"), 2)
     after = committed(waiting, plan)
     assert plan.changes[0].detail == "readable now: gust"
     assert plan_read(after, ["weather:gust"]).views[0].record.layout == 2
-    assert not switch_layout(after, ViewRef("weather"))
+    assert not switch_layout(after, ViewRef("weather"), 2)
+
+
+def test_a_layout_that_was_filled_while_another_was_added_is_not_switched_to():
+    waiting = apply(registered(WEATHER), replace(WEATHER, features=[TEMP, HUMID, GUST]))
+    after = apply(waiting, replace(WEATHER, features=[TEMP, HUMID, GUST, Feature("wind", "float64")]))
+    assert not switch_layout(after, ViewRef("weather"), 2)
+    assert switch_layout(after, ViewRef("weather"), 3)
 
 
 def test_a_second_addition_before_the_fill_gets_a_layout_of_its_own():
