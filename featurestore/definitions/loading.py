@@ -6,7 +6,9 @@ import importlib.util
 import sys
 import traceback
 from collections.abc import Iterable, Iterator
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 from featurestore.definitions.consumer import Consumer
@@ -37,8 +39,16 @@ def load_definitions(path: Path) -> list[Any]:
     return found
 
 
+class _FreshLoader(SourceFileLoader):
+    """Compiles the file as it is now: cached bytecode cannot tell two edits of one second and one size apart."""
+
+    def get_code(self, fullname: str) -> CodeType:  # noqa: D102  # as SourceLoader says
+        return self.source_to_code(self.get_data(self.path), self.path)
+
+
 def _run(path: Path) -> dict[str, Any]:
-    spec = importlib.util.spec_from_file_location("featurestore_definitions", path)
+    name = "featurestore_definitions"
+    spec = importlib.util.spec_from_file_location(name, path, loader=_FreshLoader(name, str(path)))
     if spec is None or spec.loader is None:
         raise DefinitionError("This is not a Python file.", place=str(path))
     module = importlib.util.module_from_spec(spec)
