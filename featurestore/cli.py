@@ -7,7 +7,9 @@ Exit codes: 0 done, 1 the answer is no, 2 usage, 3 definition or config invalid,
 from __future__ import annotations
 
 import json
+import os
 import sys
+import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from enum import StrEnum
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from featurestore.store import FeatureStore
 
 SCHEMA_VERSION = 1
+TRACEBACK = "FEATURESTORE_TRACEBACK"
 EXIT_CODES: tuple[tuple[type[FeatureStoreError], int], ...] = (
     (DefinitionError, 3),
     (InvalidArgumentError, 2),
@@ -91,7 +94,10 @@ def init(folder: Annotated[Path, typer.Argument(help="New project folder.")] = P
 
     for path in write_project(folder):
         _say(f"wrote {path}")
-    _say(f"Next: put data beside features.py, then `cd {folder} && featurestore plan`.")
+    _say(
+        "features.py reads data/activity.parquet (user_id int64, event_timestamp, score float64): put yours there, or edit it."
+    )
+    _say(f"Next: `cd {folder} && featurestore plan`.")
 
 
 @app.command()
@@ -327,8 +333,10 @@ def replay(
 @app.command()
 def serve(
     host: Annotated[str | None, typer.Option(help="Address; default: featurestore.toml.")] = None,
-    grpc_port: Annotated[int | None, typer.Option(help="0 takes a free one.")] = None,
-    http_port: Annotated[int | None, typer.Option(help="0 takes a free one, -1 serves no HTTP.")] = None,
+    grpc_port: Annotated[int | None, typer.Option(min=0, max=65535, help="0 takes a free one.")] = None,
+    http_port: Annotated[
+        int | None, typer.Option(min=-1, max=65535, help="0 takes a free one, -1 serves no HTTP.")
+    ] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Reader processes.")] = None,
     auth: Annotated[str | None, typer.Option(help="none (this machine only) or token.")] = None,
     clock: Annotated[str, typer.Option(help="system, or replay to play history.")] = "system",
@@ -368,6 +376,7 @@ def token_revoke(name: str, project: Project = None) -> None:
 
     with _store(project) as store:
         store.registry.revoke_token(name, now=system_clock())
+        _say(f"revoked {name}")
 
 
 @token_app.command("bind")
@@ -379,6 +388,7 @@ def token_bind(principal: str, consumer: str, project: Project = None) -> None:
         if not consumer.endswith("@*"):
             store.snapshot().consumer(consumer)
         store.registry.bind(principal, consumer, now=system_clock())
+        _say(f"{principal} may say that it runs {consumer}")
 
 
 @token_app.command("unbind")
@@ -386,6 +396,7 @@ def token_unbind(principal: str, consumer: str, project: Project = None) -> None
     """Take a binding back."""
     with _store(project) as store:
         store.registry.unbind(principal, consumer)
+        _say(f"{principal} may no longer say that it runs {consumer}")
 
 
 @token_app.command("list")
@@ -420,7 +431,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         app(list(arguments) if arguments is not None else None)
         code = 0
     except FeatureStoreError as error:
-        _say(f"error: {error}")
+        _say(f"error: {error}".replace("full_feature_names=True", "--full-feature-names"))
         code = exit_code(error)
     except KeyboardInterrupt:
         code = 130
@@ -428,6 +439,11 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         code = done.code if isinstance(done.code, int) else 0
     except BrokenPipeError:
         code = 0
+    except Exception as error:
+        if os.environ.get(TRACEBACK):
+            raise
+        _say(f"error: {_unexpected(error)}")
+        code = 1
     sys.exit(code)
 
 
@@ -440,11 +456,33 @@ def exit_code(error: FeatureStoreError) -> int:
     return next((code for kind, code in EXIT_CODES if isinstance(error, kind)), 1)
 
 
+def _unexpected(error: Exception) -> FeatureStoreError:
+    """Say what nobody foresaw: in a line of the user's file, if one is to blame, else as a defect."""
+    frames = traceback.extract_tb(error.__traceback__)
+    roots = (Path(__file__).parent, Path(typer.__file__).parent.parent, Path(os.__file__).parent)
+    own = [
+        f for f in frames if f.filename.endswith(".py") and not any(Path(f.filename).is_relative_to(r) for r in roots)
+    ]
+    said = f"{type(error).__name__}: {error}".rstrip(".")
+    if own:
+        return FeatureStoreError(f"{said}.", place=f"{own[-1].filename}:{own[-1].lineno}")
+    place = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else None
+    return FeatureStoreError(
+        f"{said}.", place=place, repair=f"This was not foreseen; {TRACEBACK}=1 shows the traceback."
+    )
+
+
 def _store(project: Path | None, consumer: str | None = None) -> FeatureStore:
     from featurestore.config import find_project
+    from featurestore.errors import nearest_name
     from featurestore.store import FeatureStore
 
-    return FeatureStore(project or find_project(), consumer=consumer)
+    store = FeatureStore(project or find_project(), consumer=consumer)
+    if consumer and consumer not in (known := store.snapshot().document.consumers):
+        near = nearest_name(consumer, known)
+        hint = f" Did you mean '{near}'?" if near else ""
+        _say(f"note: no consumer '{consumer}' is registered; what it reads counts as undeclared.{hint}")
+    return store
 
 
 def _one_of(what: str, given: str, allowed: Sequence[str]) -> Any:
@@ -507,7 +545,8 @@ def _print_plan(plan: ChangePlan, output: Format, *, done: bool) -> None:
     elif done:
         _say(f"Applied as revision {plan.base_revision + 1}.")
     else:
-        _say(f"{len(plan.changes)} changes on revision {plan.base_revision}. Run `featurestore apply` to commit them.")
+        count = f"{len(plan.changes)} change{'s' if len(plan.changes) != 1 else ''}"
+        _say(f"{count} on revision {plan.base_revision}. Run `featurestore apply` to commit.")
 
 
 def _listing(store: FeatureStore, kind: Kind) -> tuple[Sequence[str], Sequence[Sequence[Any]]]:
@@ -585,6 +624,16 @@ def _pulled_views(store: FeatureStore) -> list[str]:
 
 def _wanted(store: FeatureStore, features: list[str]) -> str | list[str]:
     """Take a single word without a colon for a service."""
+    from featurestore.refs import ViewRef
+
+    document = store.snapshot().document
+    for name in features:
+        view = name.partition("@")[0]
+        if ":" not in name and view in document.views and name not in document.services:
+            first = store.snapshot().view(store.snapshot().freeze(ViewRef.parse(name))).features[0].name
+            raise InvalidArgumentError(
+                f"'{name}' is a view, not a service or a feature.", repair=f"Name features: {name}:{first}."
+            )
     if len(features) == 1 and ":" not in features[0]:
         store.snapshot().service(features[0])
         return features[0]

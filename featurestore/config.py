@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tomllib
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal, get_args, get_type_hints
 
 import msgspec
 
@@ -36,7 +36,7 @@ class OfflineSettings(_Section, frozen=True):
     """``[offline]``: the join engine, and in how many hash buckets a view version lies."""
 
     engine: Literal["duckdb"] = "duckdb"
-    buckets: int = 16
+    buckets: Annotated[int, msgspec.Meta(ge=1)] = 16
 
 
 class ServingSettings(_Section, frozen=True):
@@ -47,13 +47,13 @@ class ServingSettings(_Section, frozen=True):
     """
 
     host: str = "127.0.0.1"
-    grpc_port: int = 6565
-    http_port: int = 6566
+    grpc_port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 6565
+    http_port: Annotated[int, msgspec.Meta(ge=-1, le=65535)] = 6566
     workers: int = 1
     auth: Literal["none", "token"] = "none"
     tls_certificate: str | None = None
     tls_key: str | None = None
-    usage_seconds: float = 5.0
+    usage_seconds: Annotated[float, msgspec.Meta(gt=0)] = 5.0
 
 
 class _File(_Section, frozen=True):
@@ -140,7 +140,12 @@ def find_project(start: str | Path | None = None) -> Path:
 
 
 def _hint(error: str) -> str:
-    """Name the nearest setting for an unknown one."""
+    """Name the nearest setting for an unknown one, the values there are for a wrong one, and how a missing one is written."""
+    if "missing required field" in error:
+        return ' Write at least: [project], and under it name = "...".'
+    if "enum value" in error:
+        section, _, setting = error.partition("`$.")[2].rstrip("`").partition(".")
+        return f" There is: {', '.join(get_args(get_type_hints(get_type_hints(_File)[section])[setting]))}."
     _, _, rest = error.partition("unknown field `")
     known = [field for section in _File.__annotations__ for field in _fields(section)] + list(_File.__annotations__)
     near = nearest_name(rest.partition("`")[0], known) if rest else None

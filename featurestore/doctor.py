@@ -8,8 +8,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from featurestore.errors import FeatureStoreError, UnavailableError
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from featurestore.errors import CorruptionError, FeatureStoreError, UnavailableError
 from featurestore.flow.remote import RemoteWriter
+from featurestore.offline.table import OfflineTable
 from featurestore.store import FeatureStore
 
 
@@ -62,7 +66,28 @@ def _tables(store: FeatureStore) -> Iterator[Check]:
     for ref, record in store.snapshot().view_versions():
         if record.kind != "on_demand":
             table = store.table(ref)
-            yield _check(f"offline {ref}", lambda t=table: f"{len(t.files())} files" if t.exists else "no rows yet")  # type: ignore[misc]
+            yield _check(f"offline {ref}", lambda t=table: _files(t))  # type: ignore[misc]
+
+
+def _files(table: OfflineTable) -> str:
+    """Look at every live file: whether it is there, with the size in the log and a footer that can be read."""
+    if not table.exists:
+        return "no rows yet"
+    files, wrong = table.files(), []
+    for file in files:
+        if not file.path.is_file():
+            wrong.append(f"{file.path} is missing")
+        elif file.path.stat().st_size != file.size:
+            wrong.append(f"{file.path} has {file.path.stat().st_size} bytes, the log says {file.size}")
+        else:
+            try:
+                pq.read_metadata(file.path)
+            except pa.ArrowException as error:
+                wrong.append(f"{file.path} is damaged: {error}")
+    if wrong:
+        more = f" (and {len(wrong) - 1} more files)" if len(wrong) > 1 else ""
+        raise CorruptionError(f"{wrong[0]}{more}.", repair="Restore it from a backup.")
+    return f"{len(files)} files"
 
 
 def _writable(folder: Path) -> str:

@@ -13,7 +13,7 @@ from featurestore.errors import AccessDeniedError
 from featurestore.planning import ReadPlan
 from featurestore.refs import FeatureRef
 from featurestore.registry.credentials import Credentials
-from featurestore.registry.snapshot import RegistrySnapshot
+from featurestore.registry.snapshot import ConsumerRecord, RegistrySnapshot
 
 Binding = Literal["bound", "local", "undeclared", "ambiguous", "anonymous"]
 
@@ -83,33 +83,47 @@ def identify(principal: Principal, named: str, credentials: Credentials) -> Iden
     return Identity(principal.name, "", "undeclared" if principal.name else "anonymous")
 
 
-def undeclared_refs(snapshot: RegistrySnapshot, plan: ReadPlan, identity: Identity, *, now: int) -> tuple[str, ...]:
+def undeclared_refs(
+    snapshot: RegistrySnapshot, plan: ReadPlan, identity: Identity, *, environment: str, now: int
+) -> tuple[str, ...]:
     """Return the frozen references of a plan that the consumer's manifest does not declare.
 
     Args:
         snapshot: The registry.
         plan: What is read; another version than the declared one is not declared.
         identity: Who reads.
+        environment: Where it reads; a manifest for another environment declares nothing here.
         now: Microseconds UTC; an expired manifest declares nothing.
     """
     manifest = snapshot.document.consumers.get(identity.consumer)
-    expired = manifest is not None and manifest.expires_at is not None and manifest.expires_at <= now
-    declared = _declared(snapshot, manifest.reads) if manifest and not expired else frozenset()
+    counts = manifest is not None and _counts(manifest, environment, now)
+    declared = _declared(snapshot, manifest.reads) if manifest and counts else frozenset()
     return tuple(ref for ref in plan.counted if ref not in declared)
 
 
-def check_declared(snapshot: RegistrySnapshot, plan: ReadPlan, identity: Identity, *, now: int) -> tuple[str, ...]:
-    """Apply the access modes of the views to a read, and return the warnings for the caller.
+def check_declared(
+    snapshot: RegistrySnapshot, plan: ReadPlan, identity: Identity, *, environment: str, now: int
+) -> tuple[str, ...]:
+    """Apply the access modes of the views to a read, and return the warnings for the caller; arguments as `undeclared_refs`.
 
     Raises:
         AccessDeniedError: A view under ``enforce`` is read by somebody who does not declare it; the whole read is refused.
     """
-    undeclared = undeclared_refs(snapshot, plan, identity, now=now)
+    undeclared = undeclared_refs(snapshot, plan, identity, environment=environment, now=now)
     refused = [ref for ref in undeclared if _access(snapshot, ref) == "enforce"]
     if refused:
         who = f"Consumer '{identity.consumer}'" if identity.consumer else f"Principal '{identity.principal}'"
-        raise AccessDeniedError(f"{who} does not declare {', '.join(refused)}.", repair=_repair(identity, refused))
+        manifest = snapshot.document.consumers.get(identity.consumer)
+        elsewhere = manifest.environment if manifest and manifest.environment != environment else ""
+        here = f" in '{environment}'" if elsewhere else ""
+        repair = _repair(identity, refused, elsewhere)
+        raise AccessDeniedError(f"{who} does not declare {', '.join(refused)}{here}.", repair=repair)
     return tuple(f"{ref} is read undeclared" for ref in undeclared if _access(snapshot, ref) == "warn")
+
+
+def _counts(manifest: ConsumerRecord, environment: str, now: int) -> bool:
+    """Say whether a manifest declares anything in an environment at an instant."""
+    return manifest.environment in ("", environment) and (manifest.expires_at is None or now < manifest.expires_at)
 
 
 def _declared(snapshot: RegistrySnapshot, reads: Iterable[str]) -> frozenset[str]:
@@ -123,9 +137,11 @@ def _access(snapshot: RegistrySnapshot, ref: str) -> str:
     return snapshot.view(FeatureRef.parse(ref).view_ref).access
 
 
-def _repair(identity: Identity, refs: Iterable[str]) -> str:
+def _repair(identity: Identity, refs: Iterable[str], elsewhere: str) -> str:
     if not identity.consumer:
         return f"Run `lineage declare {identity.principal}`, apply the manifest, then `featurestore token bind` it."
+    if elsewhere:
+        return f"The manifest of '{identity.consumer}' is for '{elsewhere}': widen its environment, then `featurestore apply`."
     return f"Add {', '.join(repr(ref) for ref in refs)} to reads of '{identity.consumer}', then `featurestore apply`."
 
 

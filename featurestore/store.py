@@ -22,7 +22,7 @@ from featurestore.errors import FailedPreconditionError, InvalidArgumentError
 from featurestore.identity import Identity, Principal, check_declared, identify
 from featurestore.planning import ReadPlan, plan_read
 from featurestore.refs import ViewRef
-from featurestore.registry.plan import ChangePlan, plan_changes, promote, set_status, switch_layout
+from featurestore.registry.plan import ChangePlan, named_by, plan_changes, promote, set_status, switch_layout
 from featurestore.registry.snapshot import RegistrySnapshot, ViewRecord
 from featurestore.registry.storage import Registry, open_registry
 from featurestore.rows import RowSchema
@@ -133,8 +133,8 @@ class FeatureStore(AbstractContextManager["FeatureStore"]):
             force: A reason to do it although somebody may read it; it is recorded.
 
         Raises:
-            FailedPreconditionError: Somebody read it within the last 90 days (or three cadences), a manifest names it, or the
-                usage of that time is not complete.
+            FailedPreconditionError: Somebody read it within the last 90 days (or three cadences), a manifest, service or
+                on-demand view names it, or the usage of that time is not complete.
         """
         ref = self.snapshot().freeze(ViewRef.parse(view))
         readers = () if force else tuple(self._readers(ref))
@@ -446,7 +446,7 @@ class FeatureStore(AbstractContextManager["FeatureStore"]):
     def _authorize(self, snapshot: RegistrySnapshot, plan: ReadPlan, mode: str, *, rows: int) -> Identity:
         identity = identify(self._principal, self.consumer, self.registry.credentials())
         try:
-            check_declared(snapshot, plan, identity, now=self._clock())
+            check_declared(snapshot, plan, identity, environment=self.settings.project.environment, now=self._clock())
         except PermissionError:
             self._record(plan, identity, mode, "refused", rows)
             raise
@@ -462,7 +462,8 @@ class FeatureStore(AbstractContextManager["FeatureStore"]):
         )
 
     def _readers(self, ref: ViewRef) -> Iterator[str]:
-        """Say who keeps a version from being retired: manifests, recent reads, and gaps in what is known of them."""
+        """Say who keeps a version from being retired: what names it, recent reads, and gaps in what is known of them."""
+        yield from named_by(self.snapshot(), ref)
         cadence = 0.0
         for name, consumer in self.snapshot().document.consumers.items():
             if any(text.startswith(f"{ref}:") for text in consumer.reads):

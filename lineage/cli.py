@@ -280,9 +280,9 @@ def _impact_text(found: Any) -> str:
     parts += [f"{title}: {', '.join(names)}" for title, names in lists.items() if names]
     if found.transitive:
         parts.append("Through predictions:\n" + _transitive_table(found.transitive))
-    parts += [f"Tell {contact.owner}: {', '.join(contact.objects)}" for contact in found.contacts]
-    if found.unowned:
-        parts.append(f"No owner: {', '.join(found.unowned)}")
+    told = [f"Tell {contact.owner}: {', '.join(contact.objects)}" for contact in found.contacts]
+    told += [f"No owner: {', '.join(found.unowned)}"] if found.unowned else []
+    parts += ["\n".join(told)] if told else []
     return "\n\n".join(parts)
 
 
@@ -377,9 +377,17 @@ def explain(
 
     lineage = _open(project, as_of)
     found = lineage.explain(finding, Parameters(minimum_days=minimum_days))
-    evidence = (", ".join(f"{key}={value}" for key, value in piece.items()) for piece in found.evidence)
+    evidence = (
+        ", ".join(f"{key}={_evidence_value(key, value)}" for key, value in piece.items()) for piece in found.evidence
+    )
     lines = [_finding_line(found), f"    rule: {found.rule.summary}", *(f"    evidence: {piece}" for piece in evidence)]
     _print("explain", Answer({"finding": found.document()}, "\n".join(lines)), output, started)
+
+
+def _evidence_value(key: str, value: Any) -> Any:
+    from lineage.instants import written
+
+    return written(value) if key in ("first_read", "last_read") and isinstance(value, int) else value
 
 
 @app.command()

@@ -115,3 +115,64 @@ def test_a_token_is_shown_once_and_listed_without_its_secret(run):
     assert "svc-model" in listed
     assert "model@1" in listed
     assert secret.strip() not in listed
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [("1 / 0", "ZeroDivisionError: division by zero"), ("open('/nonexistent')", "No such file")],
+)
+def test_an_unforeseen_error_of_features_py_names_its_line_and_shows_no_traceback(run, project, line, said):
+    path = project / "features.py"
+    path.write_text(f"{FEATURES}\n{line}\n")
+    code, _, err = run("plan")
+    assert (code in (1, 3), said in err, "Traceback" in err) == (True, True, False)
+    assert f"{path}:{len(path.read_text().splitlines())}" in err
+
+
+def test_a_registry_driver_that_is_not_there_is_no_traceback(run, project):
+    (project / "featurestore.toml").write_text('[project]\nname = "p"\n[registry]\nurl = "nosuch://x/y"\n')
+    code, _, err = run("list")
+    assert (code != 0, "nosuch" in err, "Traceback" in err) == (True, True, False)
+
+
+def test_get_tells_a_view_from_a_service_and_names_options_as_they_are_written(run):
+    run("apply")
+    code, _, err = run("get", "weather", "-k", "origin=JFK")
+    assert (code, "'weather' is a view" in err, "weather:temp" in err) == (2, True, True)
+
+
+def test_a_consumer_that_is_not_registered_is_noted(run):
+    run("apply")
+    assert (
+        "no consumer 'nobody@1' is registered"
+        in run("get", "weather:temp", "-k", "origin=JFK", "--consumer", "nobody@1")[2]
+    )
+
+
+def test_doctor_finds_files_that_are_missing_or_cut(run, project):
+    run("apply")
+    run("ingest", "weather")
+    first = next((project / "store" / "offline" / "weather").rglob("*.parquet"))
+    whole = first.read_bytes()
+    first.write_bytes(whole[:50])
+    code, out, _ = run("doctor")
+    assert (code, "has 50 bytes" in out, first.name in out) == (1, True, True)
+    first.unlink()
+    code, out, _ = run("doctor")
+    assert (code, "is missing" in out, first.name in out) == (1, True, True)
+    first.write_bytes(b"0" * len(whole))
+    code, out, _ = run("doctor")
+    assert (code, "is damaged" in out, first.name in out) == (1, True, True)
+
+
+def test_two_features_of_a_name_are_told_the_option_and_not_the_argument(run, project):
+    run("apply")
+    path = project / "features.py"
+    path.write_text(path.read_text().replace('unit="degF"', 'unit="degC"'))
+    run("apply")
+    code, _, err = run("get", "weather@v1:temp", "weather@v2:temp", "-k", "origin=JFK")
+    assert (code, "Ask with --full-feature-names." in err) == (2, True)
+
+
+def test_a_port_that_cannot_be_is_a_usage_error(run):
+    assert run("serve", "--grpc-port", "99999")[0] == 2

@@ -113,3 +113,19 @@ def test_a_named_project_wins_over_the_current_folder(project, monkeypatch, tmp_
 def test_no_project_says_what_to_do(tmp_path):
     with pytest.raises(NotFoundError, match="featurestore init"):
         find_project(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (MINIMAL + '[serving]\nauth = "tokens"\n', "There is: none, token."),
+        (MINIMAL + "[serving]\ngrpc_port = 99999\n", "<= 65535"),
+        (MINIMAL + "[offline]\nbuckets = 0\n", ">= 1"),
+        (MINIMAL + "[serving]\nusage_seconds = 0\n", "> 0"),
+        ("", "Write at least: [project]"),
+    ],
+)
+def test_a_value_out_of_range_says_what_may_stand_there(project, text, said):
+    with pytest.raises(ConfigError) as error:
+        load_settings(project(text))
+    assert said in str(error.value)

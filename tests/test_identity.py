@@ -96,6 +96,7 @@ def registered(access):
         Model("declared", ["s"]),
         Model("partly", ["weather:temp"]),
         Job("expired", ["s"], expires_at=from_micros(EXPIRY)),
+        Job("in_prod", ["s"], environment="prod"),
     ]
     empty = RegistrySnapshot(Document(project="p"))
     plan = plan_changes(empty, definitions, check_source=lambda name, record: None, is_filled=lambda ref: True)
@@ -120,31 +121,41 @@ FEATURES = ["weather:temp", "weather:humid", "free:gust"]
 )
 def test_what_a_manifest_does_not_name_is_undeclared(consumer, undeclared):
     snapshot = registered("observe")
-    assert undeclared_refs(snapshot, plan_read(snapshot, FEATURES), who(consumer), now=0) == undeclared
+    assert (
+        undeclared_refs(snapshot, plan_read(snapshot, FEATURES), who(consumer), environment="dev", now=0) == undeclared
+    )
 
 
 def test_an_expired_manifest_declares_nothing():
     snapshot = registered("observe")
     plan = plan_read(snapshot, ["weather:temp"])
-    assert undeclared_refs(snapshot, plan, who("expired"), now=EXPIRY - 1) == ()
-    assert undeclared_refs(snapshot, plan, who("expired"), now=EXPIRY) == ("weather@v1:temp",)
+    assert undeclared_refs(snapshot, plan, who("expired"), environment="dev", now=EXPIRY - 1) == ()
+    assert undeclared_refs(snapshot, plan, who("expired"), environment="dev", now=EXPIRY) == ("weather@v1:temp",)
+
+
+def test_a_manifest_for_another_environment_declares_nothing_here():
+    snapshot = registered("enforce")
+    plan = plan_read(snapshot, ["weather:temp"])
+    assert check_declared(snapshot, plan, who("in_prod"), environment="prod", now=0) == ()
+    with pytest.raises(AccessDeniedError, match=r"weather@v1:temp in 'dev'.*is for 'prod': widen its environment"):
+        check_declared(snapshot, plan, who("in_prod"), environment="dev", now=0)
 
 
 def test_observe_only_counts():
     snapshot = registered("observe")
-    assert check_declared(snapshot, plan_read(snapshot, FEATURES), who(""), now=0) == ()
+    assert check_declared(snapshot, plan_read(snapshot, FEATURES), who(""), environment="dev", now=0) == ()
 
 
 def test_warn_tells_the_caller_which_references():
     snapshot = registered("warn")
-    warnings = check_declared(snapshot, plan_read(snapshot, FEATURES), who("partly@1"), now=0)
+    warnings = check_declared(snapshot, plan_read(snapshot, FEATURES), who("partly@1"), environment="dev", now=0)
     assert warnings == ("weather@v1:humid is read undeclared",)
 
 
 def test_enforce_refuses_the_whole_read_and_says_how_to_declare_it():
     snapshot = registered("enforce")
     with pytest.raises(AccessDeniedError) as refused:
-        check_declared(snapshot, plan_read(snapshot, FEATURES), who("partly@1"), now=0)
+        check_declared(snapshot, plan_read(snapshot, FEATURES), who("partly@1"), environment="dev", now=0)
     assert "Consumer 'partly@1' does not declare weather@v1:humid." in str(refused.value)
     assert "Add 'weather@v1:humid' to reads of 'partly@1', then `featurestore apply`." in str(refused.value)
 
@@ -152,9 +163,9 @@ def test_enforce_refuses_the_whole_read_and_says_how_to_declare_it():
 def test_enforce_names_the_principal_when_there_is_no_consumer():
     snapshot = registered("enforce")
     with pytest.raises(AccessDeniedError, match=r"Principal 'svc' does not declare.*lineage declare svc"):
-        check_declared(snapshot, plan_read(snapshot, ["weather:temp"]), who(""), now=0)
+        check_declared(snapshot, plan_read(snapshot, ["weather:temp"]), who(""), environment="dev", now=0)
 
 
 def test_enforce_lets_a_declared_read_pass():
     snapshot = registered("enforce")
-    assert check_declared(snapshot, plan_read(snapshot, FEATURES), who("declared@1"), now=0) == ()
+    assert check_declared(snapshot, plan_read(snapshot, FEATURES), who("declared@1"), environment="dev", now=0) == ()

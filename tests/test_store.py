@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 from small_project import FEATURES, NOON
 
-from featurestore import Entity, Feature, FeatureStore, FeatureView, Model, PushSource
+from featurestore import Entity, Feature, FeatureService, FeatureStore, FeatureView, Model, PushSource
 from featurestore.errors import (
     AccessDeniedError,
     ConflictError,
@@ -87,7 +87,19 @@ def test_pushed_rows_that_are_still_in_the_row_log_are_rows(project):
         with pytest.raises(FailedPreconditionError, match="not filled yet"):
             store.get_online_features(["score:b"], {"user_id": [1]})
         assert [(report.view, report.rows) for report in store.materialize("score")] == [("score@v1", 1)]
-        assert store.get_online_features(["score:a", "score:b"], {"user_id": [1]}).to_dict() == {"a": [1.5], "b": [None]}
+        assert store.get_online_features(["score:a", "score:b"], {"user_id": [1]}).to_dict() == {
+            "a": [1.5],
+            "b": [None],
+        }
+
+
+def test_a_version_that_a_service_selects_is_not_retired(project):
+    entity = Entity("user", {"user_id": "int64"})
+    score = FeatureView("score", entity, PushSource("score"), [Feature("a", "float64")])
+    with FeatureStore(project) as store:
+        store.apply([entity, score, FeatureService("scores", [score])])
+        with pytest.raises(FailedPreconditionError, match="service scores selects it"):
+            store.retire("score@v1")
 
 
 def test_a_pushed_row_is_in_the_next_training_set(store):

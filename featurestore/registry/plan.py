@@ -165,6 +165,16 @@ def set_status(snapshot: RegistrySnapshot, ref: ViewRef, status: str, *, reason:
     return ChangePlan(snapshot.revision, new, (Change(status, f"view {target}", reason, readers),))
 
 
+def named_by(snapshot: RegistrySnapshot, ref: ViewRef) -> Iterator[str]:
+    """Say which services and on-demand views would break without a frozen version."""
+    for name, service in snapshot.document.services.items():
+        if _reads_version(service.features, ref):
+            yield f"service {name} selects it"
+    for view, record in snapshot.view_versions():
+        if record.status != "retired" and _reads_version(record.inputs, ref):
+            yield f"{view} computes from it"
+
+
 def switch_layout(snapshot: RegistrySnapshot, ref: ViewRef, filled: int) -> ChangePlan:
     """Plan to read the newest layout of a version, after its rows were filled.
 

@@ -108,12 +108,14 @@ class Gate:
         credentials: Tokens and bindings.
         snapshot: The registry with its manifests.
         local: Local mode: every caller is the OS user.
+        environment: Where this server stands; manifests for another do not count here.
     """
 
-    def __init__(self, credentials: Credentials, snapshot: RegistrySnapshot, *, local: bool) -> None:
+    def __init__(self, credentials: Credentials, snapshot: RegistrySnapshot, *, local: bool, environment: str) -> None:
         self.credentials = credentials
         self.snapshot = snapshot
         self.local = local
+        self.environment = environment
         self._callers: dict[tuple[str, str], Caller] = {}
 
     def admit(self, call: Call) -> Caller:
@@ -139,7 +141,9 @@ class Gate:
         decision = caller.decisions.get(plan.fingerprint)
         if decision is None:
             try:
-                warnings = check_declared(self.snapshot, plan, caller.identity, now=_now())
+                warnings = check_declared(
+                    self.snapshot, plan, caller.identity, environment=self.environment, now=_now()
+                )
                 decision = Decision(None, warnings)
             except AccessDeniedError as error:
                 decision = Decision(error, ())

@@ -204,7 +204,8 @@ class FeatureHandlers:
         return state, caller
 
     def _state_of(self, snapshot: RegistrySnapshot, credentials: Credentials) -> State:
-        return State(snapshot, Gate(credentials, snapshot, local=self._settings.auth == "none"))
+        at = self._settings
+        return State(snapshot, Gate(credentials, snapshot, local=at.auth == "none", environment=at.environment))
 
     def _prepare(self, state: State, asked: Asked) -> KnownRead:
         features, full = asked

@@ -137,6 +137,7 @@ def serve_settings(
         clock=_one_of("clock", clock, ("system", "replay")),
         tls_certificate=_file(settings.root, file.tls_certificate),
         tls_key=_file(settings.root, file.tls_key),
+        usage_seconds=file.usage_seconds,
     )
 
 

@@ -1,6 +1,7 @@
 """The command line: exit codes, streams, JSON, and what it must not import."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -99,6 +100,7 @@ def test_explain_shows_one_finding_with_its_evidence(busy, run):
     code, out, _ = run("explain", chosen["id"])
     assert code == 0
     assert "evidence: type=usage, feature=delay_score@v1:score, principal=dave" in out
+    assert re.search(r"last_read=\d{4}-\d\d-\d\dT", out)
     assert json.loads(run("explain", chosen["id"], "--format", "json")[1])["finding"] == chosen
 
 

@@ -22,7 +22,7 @@ from featurestore.definitions import (
 from featurestore.errors import DefinitionError, FailedPreconditionError, NotFoundError
 from featurestore.planning import plan_read
 from featurestore.refs import FeatureRef, ViewRef
-from featurestore.registry.plan import plan_changes, promote, set_status, switch_layout
+from featurestore.registry.plan import named_by, plan_changes, promote, set_status, switch_layout
 from featurestore.registry.snapshot import Document, RegistrySnapshot
 
 ORIGIN = Entity("origin", {"origin": "string"})
@@ -281,6 +281,15 @@ def test_a_layout_that_was_filled_while_another_was_added_is_not_switched_to():
     after = apply(waiting, replace(WEATHER, features=[TEMP, HUMID, GUST, Feature("wind", "float64")]))
     assert not switch_layout(after, ViewRef("weather"), 2)
     assert switch_layout(after, ViewRef("weather"), 3)
+
+
+def test_what_would_break_without_a_version_is_named():
+    service = FeatureService("s", [WEATHER.alias("there", join_keys={"origin": "dest"})])
+    snapshot = registered(WEATHER, HEAT, service)
+    assert list(named_by(snapshot, ViewRef("weather", 1))) == ["service s selects it", "heat@v1 computes from it"]
+    gone = committed(snapshot, set_status(snapshot, ViewRef("heat"), "retired"))
+    assert list(named_by(gone, ViewRef("weather", 1))) == ["service s selects it"]
+    assert not list(named_by(snapshot, ViewRef("heat", 1)))
 
 
 def test_a_second_addition_before_the_fill_gets_a_layout_of_its_own():

@@ -26,7 +26,9 @@ def snapshot():
 
 
 def gate(snapshot, *, bindings=(), token=FOREVER):
-    return Gate(Credentials({digest("secret"): token}, {"svc": tuple(bindings)}), snapshot, local=False)
+    return Gate(
+        Credentials({digest("secret"): token}, {"svc": tuple(bindings)}), snapshot, local=False, environment="dev"
+    )
 
 
 def call(method=READ, *, secret="secret", consumer=""):
@@ -47,7 +49,7 @@ def test_public_methods_are_health_reflection_and_the_description_alone():
 
 def test_a_method_without_permission_is_refused_to_everybody(snapshot):
     with pytest.raises(AccessDeniedError, match="declares no permission"):
-        Gate(Credentials(), snapshot, local=True).admit(Call(f"/{SERVICE}/New"))
+        Gate(Credentials(), snapshot, local=True, environment="dev").admit(Call(f"/{SERVICE}/New"))
 
 
 @pytest.mark.parametrize("method", [m for m in METHODS if METHODS[m] != "public"])
@@ -116,7 +118,9 @@ def test_a_consumer_that_is_not_bound_is_refused_and_recorded_without_it(snapsho
 
 
 def test_local_mode_is_the_os_user_who_may_name_any_consumer(snapshot):
-    caller = Gate(Credentials(), snapshot, local=True).admit(Call(CLOCK, {"featurestore-consumer": "notebook"}))
+    caller = Gate(Credentials(), snapshot, local=True, environment="dev").admit(
+        Call(CLOCK, {"featurestore-consumer": "notebook"})
+    )
     assert caller.principal.name.startswith("local:")
     assert (caller.identity.consumer, caller.identity.binding) == ("notebook", "local")
 

@@ -10,6 +10,7 @@ import pytest
 from featurestore.audit import collect
 from featurestore.definitions import Feature
 from featurestore.errors import AccessDeniedError, FailedPreconditionError
+from featurestore.online.reader import OnlineReader
 from featurestore.serving.call import Call, monotonic_micros
 from featurestore.serving.grpc_aio import GrpcAioTransport
 from featurestore.serving.handlers import MAX_PLANS
@@ -85,6 +86,23 @@ def test_a_change_keeps_plans_that_mean_the_same_and_forgets_the_others(served):
         with pytest.raises(FailedPreconditionError, match="activity@v2 was never filled"):
             client.get_online_features(["activity:score"], {"user_id": [1001]})
         assert client.get_online_features(["weather:temp"], {"origin": ["JFK"]}).to_dict() == {"temp": [40.5]}
+
+
+def test_known_plans_are_answered_while_a_change_is_taken_up(served, monkeypatch):
+    token = served.token("svc", "reader")
+    with served.client(token=token) as client:
+        client.get_online_features(["weather:temp"], {"origin": ["JFK"]})
+    known, seen = set(served.handlers.state.reads), []
+    prepare = OnlineReader.prepare
+
+    def looking(reader, plan):
+        seen.append(set(served.handlers.state.reads))
+        return prepare(reader, plan)
+
+    monkeypatch.setattr(OnlineReader, "prepare", looking)
+    served.store.apply([_with_another_score(definition) for definition in definitions()])
+    served.refresh()
+    assert seen == [known]
 
 
 def test_nothing_changes_when_nothing_was_committed(served):

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
+from dataclasses import replace
 
 import httpx
 import pytest
@@ -170,6 +171,16 @@ def test_every_route_declares_its_permission_and_answers_nobody_without_a_token(
         verb, _, path = route.partition(" ")
         answer = client.request(verb, path, json=bodies.get(path))
         assert (answer.status_code == 401) == (METHODS[route] != "public"), route
+
+
+def test_every_warning_is_a_header_of_its_own(served):
+    rpc = "/featurestore.v1.FeatureStore/GetOnlineFeatures"
+    methods = dict(served.handlers.methods())
+    answer = methods[rpc]
+    methods[rpc] = lambda call, body: replace(answer(call, body), trailers=(("fs-warning", "a"), ("fs-warning", "b")))
+    app = http_app(methods, served.handlers.guard, served.settings, is_ready=lambda: True)
+    found = Http(app).post(READ, json={"features": ["weather:temp"], "keys": {"origin": ["JFK"]}})
+    assert found.headers.get_list("fs-warning") == ["a", "b"]
 
 
 def test_tokens_consumers_and_warnings(guarded):

@@ -188,11 +188,13 @@ def test_a_server_without_authentication_stays_on_loopback(tmp_path):
 def test_settings_come_from_the_file_and_from_what_is_given(tmp_path):
     text = (
         '[project]\nname = "p"\n[serving]\nworkers = 3\nhttp_port = -1\ntls_certificate = "c.pem"\ntls_key = "k.pem"\n'
+        "usage_seconds = 2.0\n"
     )
     (tmp_path / "featurestore.toml").write_text(text)
     settings = serve_settings(load_settings(tmp_path), grpc_port=0, clock="replay")
     assert (settings.workers, settings.http_port, settings.grpc_port, settings.is_replay) == (3, None, 0, True)
     assert settings.tls_key == tmp_path / "k.pem"
+    assert settings.usage_seconds == 2.0
     assert ServeSettings.from_json(settings.to_json()) == settings
     with pytest.raises(ConfigError, match="No clock 'lamport'"):
         serve_settings(load_settings(tmp_path), clock="lamport")
