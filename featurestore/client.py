@@ -167,7 +167,9 @@ def pack_columns(
     types = dict(declared)
     for name in types:
         if name not in given:
-            raise InvalidArgumentError(f"Column '{name}' is missing.{_hint(name, given)}", place=f"{place}.{name}")
+            near = nearest_name(name, given)
+            sent = f" You sent '{near}'." if near else ""
+            raise InvalidArgumentError(f"Column '{name}' is missing.{sent}", place=f"{place}.{name}")
     for name in given:
         if name not in types:
             raise InvalidArgumentError(
@@ -199,7 +201,10 @@ def error_of(code: grpc.StatusCode, text: str, trailers: Mapping[str, str], targ
     facts = {name: unquote(value) for name, value in trailers.items() if name.startswith("fs-")}
     kind = _CLASSES.get(facts.get("fs-error", ""))
     if kind is None:
-        return _BY_CODE.get(code, FeatureStoreError)(f"{target} answered {code.name}: {text or 'no reason given'}")
+        where = "Is `featurestore serve` running there? Its ready line names the gRPC port; the HTTP port is another."
+        repair = where if code is grpc.StatusCode.UNAVAILABLE else None
+        message = f"{target} answered {code.name}: {text or 'no reason given'}"
+        return _BY_CODE.get(code, FeatureStoreError)(message, repair=repair)
     place, repair = facts.get("fs-place"), facts.get("fs-repair")
     message = text.removesuffix(f" {repair}") if repair else text
     error = kind(message.removesuffix(f" - at `{place}`.") if place else message, place=place, repair=repair)

@@ -74,7 +74,8 @@ class NotFoundError(FeatureStoreError, KeyError):
         if nearest:
             hint = f" Did you mean '{nearest}'?"
         elif names:
-            hint = f" There is: {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}."
+            more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+            hint = f" There is: {', '.join(names[:8])}{more}."
         else:
             hint = f" There is no {kind} yet."
         error = cls(f"No {kind} '{name}'.{hint}", place=place, repair=repair)

@@ -138,6 +138,10 @@ def _access(snapshot: RegistrySnapshot, ref: str) -> str:
 
 
 def _repair(identity: Identity, refs: Iterable[str], elsewhere: str) -> str:
+    if not identity.consumer and identity.principal.startswith("local:"):
+        return (
+            "Say which consumer you run: --consumer NAME, FeatureStore(..., consumer=NAME), or FEATURESTORE_CONSUMER."
+        )
     if not identity.consumer:
         return f"Run `lineage declare {identity.principal}`, apply the manifest, then `featurestore token bind` it."
     if elsewhere:

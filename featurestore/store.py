@@ -473,7 +473,7 @@ class FeatureStore(AbstractContextManager["FeatureStore"]):
         since = self._clock() - int(max(RETIRE_AFTER_DAYS, 3 * cadence) * DAY)
         usage = self.lineage.usage(str(ref), since=since)
         last: dict[str, int] = {}
-        for read in usage.reads:
+        for read in (read for read in usage.reads if read.outcome == "ok"):
             who = read.consumer or read.principal
             last[who] = max(read.last_read, last.get(who, read.last_read))
         for who, instant in last.items():

@@ -226,7 +226,7 @@ def test_an_enforced_view_refuses_who_does_not_declare_it(filled, project):
 def test_promote_moves_only_what_it_is_told_to(filled, project):
     (project / "features.py").write_text(FEATURES.replace('unit="degF"', 'unit="degC"'))
     filled.apply()
-    assert filled.promote("weather@v2").notes == ("stay where they are: model@1, model_features",)
+    assert filled.promote("weather@v2").notes == ("stay where they are: comfort, model@1, model_features",)
     assert filled.snapshot().document.services["model_features"].features[0] == "weather@v1:temp"
     filled.promote("weather@v2", move=["model_features"])
     assert filled.snapshot().document.services["model_features"].features[0] == "weather@v2:temp"

@@ -162,9 +162,9 @@ def main(folder: Path) -> None:
     print(f"\nDone in {time.monotonic() - begun:.0f} s. Explore {folder}:")
     print(f"  cd {folder}")
     print("  lineage check; lineage impact plane; lineage upstream delay_model@1; lineage explain <id>")
-    print(
-        "  edit features.py (say, ttl of weather), then: featurestore plan; featurestore apply; featurestore show weather@v2"
-    )
+    print("  featurestore get weather:wind_speed -k origin=JFK --consumer gate_planner   # weather asks who reads now")
+    print("  edit features.py (say, the ttl of weather), then: featurestore plan; featurestore apply")
+    print("  featurestore ingest weather@v2; featurestore materialize weather@v2; featurestore show weather@v2")
     print("  featurestore serve --clock replay   # then GET /v1/status, /openapi.json")
 
 

@@ -42,7 +42,7 @@ def load_definitions(path: Path) -> list[Any]:
 class _FreshLoader(SourceFileLoader):
     """Compiles the file as it is now: cached bytecode cannot tell two edits of one second and one size apart."""
 
-    def get_code(self, fullname: str) -> CodeType:  # noqa: D102  # as SourceLoader says
+    def get_code(self, fullname: str) -> CodeType:  # noqa: ARG002  # as importlib asks for it
         return self.source_to_code(self.get_data(self.path), self.path)
 
 

@@ -389,7 +389,7 @@ def _read_file(file: DataFile, wanted: pa.Schema) -> pa.Table:
     return pa.table(columns, schema=wanted)
 
 
-_RESTORE = "Restore it from a backup, or fill this version again with `featurestore ingest`."
+_RESTORE = "Restore it from a backup; or move the version's folder away and run `featurestore ingest`, which loses pushed rows."
 
 
 def _damaged_at(path: Path) -> str:

@@ -26,6 +26,7 @@ FORMAT = b"featurestore-online/1"
 
 _MAP_SIZE = 1 << 40  # sparse: address space, not disk; growing it later is what corrupts
 _MAX_READERS = 1024
+_OWNER = 0o600  # rows are for their owner; the server is how others read them
 _FORMAT_KEY = b"format"
 _CURRENT = "CURRENT"
 _DAMAGED = (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError, lmdb.VersionMismatchError)
@@ -222,7 +223,13 @@ def _open(path: Path, *, readonly: bool) -> _Environment:
     options = {"readonly": readonly, "create": not readonly, "lock": True, "readahead": False}
     try:
         handle = lmdb.open(
-            str(path), map_size=_MAP_SIZE, max_dbs=len(TABLES), max_readers=_MAX_READERS, max_spare_txns=8, **options
+            str(path),
+            map_size=_MAP_SIZE,
+            max_dbs=len(TABLES),
+            max_readers=_MAX_READERS,
+            max_spare_txns=8,
+            mode=_OWNER,
+            **options,
         )
     except lmdb.Error as error:
         raise _damaged(path, error) from error
@@ -255,7 +262,7 @@ def _create(directory: Path) -> None:
     """Make an empty environment, then name it in CURRENT: a crash in between leaves nothing that is ever read."""
     path = directory / "env-1"
     path.mkdir(parents=True, exist_ok=True)
-    handle = lmdb.open(str(path), map_size=_MAP_SIZE, max_dbs=len(TABLES))
+    handle = lmdb.open(str(path), map_size=_MAP_SIZE, max_dbs=len(TABLES), mode=_OWNER)
     try:
         meta = handle.open_db(b"meta")
         with handle.begin(meta, write=True) as txn:

@@ -21,6 +21,7 @@ from featurestore.errors import DefinitionError, FailedPreconditionError, NotFou
 from featurestore.refs import FeatureRef, ViewRef
 from featurestore.registry.resolution import Resolver
 from featurestore.registry.snapshot import (
+    AggregationRecord,
     AliasRecord,
     ConsumerRecord,
     DatasetRecord,
@@ -31,6 +32,7 @@ from featurestore.registry.snapshot import (
     ViewRecord,
 )
 from featurestore.registry.storage import LoggedChange
+from featurestore.types import MICROSECOND, from_micros
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,7 +273,7 @@ def _meaning_changes(old: ViewRecord, new: ViewRecord) -> Iterator[str]:
     """Say in words what makes the meaning different: first what concerns the whole view, then single features."""
     for name in ("kind", "join_keys", "ttl", "event_key", "backfilled_until"):
         if getattr(old, name) != getattr(new, name):
-            yield f"{name}: {getattr(old, name)} -> {getattr(new, name)}"
+            yield f"{name}: {_shown(name, getattr(old, name))} -> {_shown(name, getattr(new, name))}"
     if old.source and new.source:
         for name in ("kind", "name", "query", "event_timestamp", "created_timestamp"):
             if getattr(old.source, name) != getattr(new.source, name):
@@ -281,12 +283,27 @@ def _meaning_changes(old: ViewRecord, new: ViewRecord) -> Iterator[str]:
         yield from _feature_changes(feature, known) if known else (f"{feature.name}: removed",)
 
 
+def _shown(name: str, value: Any) -> str:
+    """Write a value of a definition as its user did: durations and instants, not microseconds."""
+    if value is None:
+        return "none"
+    if name == "ttl":
+        return str(value * MICROSECOND)
+    return from_micros(value).isoformat() if name == "backfilled_until" else str(value)
+
+
 def _feature_changes(old: FeatureRecord, new: FeatureRecord) -> Iterator[str]:
     for name in ("dtype", "unit", "column", "aggregation"):
         if getattr(old, name) != getattr(new, name):
-            yield f"{old.name} {name}: {getattr(old, name) or '-'} -> {getattr(new, name) or '-'}"
+            yield f"{old.name} {name}: {_written(getattr(old, name))} -> {_written(getattr(new, name))}"
     if old.expression and new.expression and old.expression.tree != new.expression.tree:
         yield f"{old.name} expression: {old.expression.sql} -> {new.expression.sql}"
+
+
+def _written(value: str | AggregationRecord | None) -> str:
+    if isinstance(value, AggregationRecord):
+        return f"{value.function} of {value.column} over {value.time_window * MICROSECOND}"
+    return value or "-"
 
 
 def _changed_objects(kind: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Change]:
@@ -347,8 +364,9 @@ def _moved_alias(alias: AliasRecord, target: ViewRef) -> AliasRecord:
 
 
 def _readers_elsewhere(document: Document, target: ViewRef) -> set[str]:
-    """Return the services and consumers that are frozen to another version of the view."""
+    """Return the services, consumers and on-demand views that are frozen to another version of the view."""
     refs_of = {name: service.features for name, service in document.services.items()}
     refs_of |= {name: consumer.reads for name, consumer in document.consumers.items()}
+    refs_of |= {name: known.versions[max(known.versions)].inputs for name, known in document.views.items()}
     others = {name: [r for r in map(FeatureRef.parse, refs) if r.view == target.view] for name, refs in refs_of.items()}
     return {name for name, refs in others.items() if any(ref.version != target.version for ref in refs)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import msgspec
@@ -248,9 +248,10 @@ class RegistrySnapshot:
         if view.status == "retired":
             raise FailedPreconditionError(f"{self.freeze(ref.view_ref)} is retired.", repair="Read a newer version.")
         if record.layout > view.layout:
+            frozen = self.freeze(replace(ref.view_ref, alias=None))
             raise FailedPreconditionError(
                 f"Feature '{ref}' was added and its column is not filled yet.",
-                repair=f"Run `featurestore ingest {ref.view}`, then `featurestore materialize {ref.view}`.",
+                repair=f"Run `featurestore ingest {frozen}`, then `featurestore materialize {frozen}`.",
             )
         return record
 

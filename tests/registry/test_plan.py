@@ -193,7 +193,7 @@ def test_a_commit_stamps_revision_and_time_and_keeps_older_revisions(registry):
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        (replace(WEATHER, ttl=None), "ttl: 10800000000 -> None"),
+        (replace(WEATHER, ttl=None), "ttl: 3:00:00 -> none"),
         (replace(WEATHER, source=replace(WEATHER.source, name="noaa")), "source name: weather -> noaa"),
         (replace(WEATHER, features=WEATHER.features[:1]), "humid: removed"),
         (

@@ -139,7 +139,7 @@ def _groups(rows: pa.Table, columns: Sequence[str]) -> pa.Table:
 
 def _group_of(rows: pa.Table, groups: pa.Table, columns: Sequence[str]) -> Int64Array:
     """Return the number of each row's values, -1 where there is none or a value is null."""
-    on = " AND ".join(f'r."{name}" = g."{name}"' for name in columns)
+    on = " AND ".join(f"r.{quoted(name)} = g.{quoted(name)}" for name in columns)
     numbered = with_integer_times(rows.select(list(columns))).append_column(ROW, pa.array(np.arange(len(rows))))
     found = query(_GROUP_OF.format(on=on), rows=numbered, groups=groups)
     group = np.full(len(rows), -1, np.int64)
