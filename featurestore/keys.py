@@ -95,7 +95,7 @@ def _request_lane(by_name: dict[str, WireColumn], name: str, dtype: DType) -> _L
     column = by_name.get(name)
     if column is None:
         near = nearest_name(name, by_name)
-        hint = f" Did you mean '{near}'?" if near else ""
+        hint = f" You sent '{near}'." if near else ""
         raise InvalidArgumentError(f"Key column '{name}' is missing.{hint}", place=f"$.keys.{name}")
     if column.nulls:
         raise InvalidArgumentError(f"Key '{name}' is null.", place=f"$.keys.{name}[{column.nulls[0]}]")

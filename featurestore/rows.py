@@ -128,7 +128,7 @@ def _fit(table: pa.Table, column: RowColumn) -> pa.ChunkedArray:
 
     if column.source not in table.column_names:
         near = nearest_name(column.source, table.column_names)
-        hint = f" Did you mean '{near}'?" if near else ""
+        hint = f" There is '{near}'." if near else ""
         raise InvalidArgumentError(f"Column '{column.source}' is missing.{hint}", place=f"$.columns.{column.source}")
     array = table[column.source]
     wanted = to_arrow(column.dtype)

@@ -162,7 +162,7 @@ class FeatureStore(AbstractContextManager["FeatureStore"]):
             FailedPreconditionError: The view's rows come by `write` alone.
             DefinitionError: The source cannot be read.
         """
-        from featurestore.flow.ingest import ingest_rows
+        from featurestore.flow.ingest import ingest_rows, ingesting
 
         ref, record = self._stored(view)
         if record.source is None or record.source.kind == "push":
@@ -171,12 +171,13 @@ class FeatureStore(AbstractContextManager["FeatureStore"]):
             )
         schema = RowSchema.of(record)
         canonical = schema.canonical(self._sources.read(record.source, schema))
-        with self.writer() as writer:
+        table = self.table(ref)
+        with self.writer() as writer, ingesting(table.directory):
             writer.fold()
             return ingest_rows(
                 str(ref),
                 canonical,
-                table=self.table(ref),
+                table=table,
                 sequence=writer,
                 known_until=None if known_until is None else to_micros(known_until),
                 backfilled_until=record.backfilled_until,

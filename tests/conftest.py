@@ -8,7 +8,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import settings
 from small_project import FEATURES, NOON
+
+settings.register_profile(
+    "suite", deadline=None, print_blob=True
+)  # no test asserts a time; a failure says how to repeat it
+settings.load_profile("suite")
 
 
 @pytest.fixture

@@ -73,7 +73,7 @@ ROUTE = KeySet("route", ("origin", "dest"), (DType("string"), DType("int32")))
 @pytest.mark.parametrize(
     ("columns", "key_set", "message"),
     [
-        ([pb.Column(name="orgin", strings=[b"a"])], ORIGIN, r"missing. Did you mean 'orgin'\? - at `\$.keys.origin`"),
+        ([pb.Column(name="orgin", strings=[b"a"])], ORIGIN, r"missing. You sent 'orgin'\. - at `\$.keys.origin`"),
         ([pb.Column(name="origin", strings=[b"a", b""], nulls=[1])], ORIGIN, r"null. - at `\$.keys.origin\[1\]`"),
         (
             [pb.Column(name="origin", integers=[1])],

@@ -144,7 +144,7 @@ def test_a_day_in_milliseconds_stays_that_day_or_is_refused():
 
 
 def test_a_missing_column_is_named_with_the_nearest():
-    with pytest.raises(InvalidArgumentError, match=r"Column 'temp' is missing\. Did you mean 'tmep'"):
+    with pytest.raises(InvalidArgumentError, match=r"Column 'temp' is missing\. There is 'tmep'"):
         schema_of(feature("temp", "float64")).canonical(table(tmep=pa.array([1.0])))
 
 

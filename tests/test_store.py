@@ -1,5 +1,6 @@
 """The facade on a real project: plan, apply, ingest, join, materialize, read, save, promote, retire."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
 
@@ -254,3 +255,9 @@ def test_reads_in_process_are_counted_per_feature_version(filled, project):
 def test_the_replay_clock_is_refused_on_the_system_clock(filled):
     with pytest.raises(FailedPreconditionError, match="system clock"):
         list(filled.replay(["weather"], since=0, moments=[1]))
+
+
+def test_two_ingests_at_once_accept_every_row_once(store, project):
+    with ThreadPoolExecutor(2) as threads, FeatureStore(project) as other:
+        reports = list(threads.map(lambda one: one.ingest("weather"), (store, other)))
+    assert sorted((report.accepted, report.repeated) for report in reports) == [(0, 3), (3, 0)]

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -44,6 +48,19 @@ class IngestReport:
     null_events: int
     null_keys: int
     warnings: tuple[str, ...] = ()
+
+
+@contextmanager
+def ingesting(folder: Path) -> Iterator[None]:
+    """Let one ingest of a view version run at a time: two that look for new rows at once would both find the same ones.
+
+    Args:
+        folder: Folder of the version's offline table; the lock lies beside it and goes with the process that holds it.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_name(f"{folder.name}.ingest.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def ingest_rows(

@@ -107,7 +107,7 @@ def test_write_schema_status_and_clock(served):
         ({"features": ["activity:score"], "keys": {"user_id": [1, 1001.7]}}, 400, "$.keys.user_id[1]"),
         ({"features": ["activity:score"], "keys": {"user_id": [True]}}, 400, "Expected int64, got bool"),
         ({"features": ["activity:score"], "keys": {"user_id": [None]}}, 400, "is null"),
-        ({"features": ["activity:score"], "keys": {"user": [1]}}, 400, "Did you mean 'user'?"),
+        ({"features": ["activity:score"], "keys": {"user": [1]}}, 400, "You sent 'user'."),
         ({"features": ["activity:score"], "keys": {"user_id": [2**63]}}, 400, "$.keys.user_id[0]"),
         ({"features": ["activity:score"], "keys": {"user_id": 1}}, 400, "$.keys"),
         ({"features": ["activity:score"], "key": {}}, 400, "unknown field"),
