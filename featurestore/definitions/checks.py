@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from datetime import timedelta
+from types import UnionType
 
 from featurestore.errors import DefinitionError
 from featurestore.refs import NAME
@@ -43,10 +44,22 @@ def check_apart(kind: str, names: Iterable[str], place: str) -> None:
             )
 
 
+def check_kind(what: str, value: object, kind: type | UnionType | tuple[type, ...], example: str) -> None:
+    """Refuse a value of another class than a definition takes; raises DefinitionError.
+
+    >>> check_kind("The ttl of 'weather'", 7, timedelta, "timedelta(hours=4)")
+    Traceback (most recent call last):
+    featurestore.errors.DefinitionError: The ttl of 'weather' cannot be 7. Write it like timedelta(hours=4).
+    """
+    if not isinstance(value, kind):
+        raise DefinitionError(f"{what} cannot be {value!r:.60}.", repair=f"Write it like {example}.")
+
+
 def duration_micros(value: timedelta | None, what: str) -> int | None:
-    """Return a positive duration in microseconds, None for none; raises DefinitionError for zero or less."""
+    """Return a positive duration in microseconds, None for none; raises DefinitionError for zero, less, or no duration."""
     if value is None:
         return None
+    check_kind(what, value, timedelta, "timedelta(hours=4)")
     micros = value // MICROSECOND
     if micros <= 0:
         raise DefinitionError(f"{what} must be longer than zero, got {value}.", repair="Leave it out for no limit.")

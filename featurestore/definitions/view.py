@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Literal
 
-from featurestore.definitions.checks import check_apart, check_name, check_unique, duration_micros
+from featurestore.definitions.checks import check_apart, check_kind, check_name, check_unique, duration_micros
 from featurestore.definitions.entity import Entity
 from featurestore.definitions.feature import Feature
 from featurestore.definitions.source import Source
@@ -122,8 +122,16 @@ class FeatureView(_Selectable):
 
     def __post_init__(self) -> None:
         check_name("View", self.name)
+        check_kind(
+            f"The entity of '{self.name}'", self.entity, Entity, 'Entity("user", join_keys={"user_id": "int64"})'
+        )
+        check_kind(
+            f"The source of '{self.name}'", self.source, Source, 'ParquetSource("name", "data/file.parquet", ...)'
+        )
         if not self.features:
             raise DefinitionError(f"View '{self.name}' has no features.")
+        for feature in self.features:
+            check_kind(f"A feature of '{self.name}'", feature, (Feature, Aggregation), 'Feature("temp", "float64")')
         if len({isinstance(feature, Aggregation) for feature in self.features}) > 1:
             raise DefinitionError(
                 f"View '{self.name}' mixes columns and aggregations.",
