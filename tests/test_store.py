@@ -18,6 +18,8 @@ from featurestore.errors import (
     InvalidArgumentError,
     NotFoundError,
 )
+from featurestore.flow.writers import set_clock
+from featurestore.types import to_micros
 
 HOUR = timedelta(hours=1)
 
@@ -261,3 +263,17 @@ def test_two_ingests_at_once_accept_every_row_once(store, project):
     with ThreadPoolExecutor(2) as threads, FeatureStore(project) as other:
         reports = list(threads.map(lambda one: one.ingest("weather"), (store, other)))
     assert sorted((report.accepted, report.repeated) for report in reports) == [(0, 3), (3, 0)]
+
+
+def test_history_is_replayed_row_by_row_as_it_became_known(store):
+    set_clock(store.settings.store, "replay")
+    moments = [NOON - 3.5 * HOUR, NOON - 1.5 * HOUR, NOON]
+    seen = []
+    for _, written in store.replay(["weather"], since=0, moments=[to_micros(moment) for moment in moments]):
+        answer = store.get_online_features(["weather:temp"], {"origin": ["JFK"]})
+        seen.append((written, answer.to_dict()["temp"][0], answer.time))
+    assert seen == list(zip([1, 1, 1], [50.0, 50.0, 55.5], map(to_micros, moments), strict=True))
+    offline = store.get_historical_features(spine(*moments), ["weather:temp"]).to_arrow()
+    assert offline["temp"].to_pylist() == [temp for _, temp, _ in seen]
+    with pytest.raises(InvalidArgumentError, match="only rises"):
+        list(store.replay(["weather"], since=0, moments=[to_micros(NOON - HOUR)]))
