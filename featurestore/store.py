@@ -22,7 +22,15 @@ from featurestore.errors import FailedPreconditionError, InvalidArgumentError
 from featurestore.identity import Identity, Principal, check_declared, identify
 from featurestore.planning import ReadPlan, plan_read
 from featurestore.refs import ViewRef
-from featurestore.registry.plan import ChangePlan, named_by, plan_changes, promote, set_status, switch_layout
+from featurestore.registry.plan import (
+    ChangePlan,
+    named_by,
+    plan_changes,
+    promote,
+    register_dataset,
+    set_status,
+    switch_layout,
+)
 from featurestore.registry.snapshot import RegistrySnapshot, ViewRecord
 from featurestore.registry.storage import Registry, open_registry
 from featurestore.rows import RowSchema
@@ -338,7 +346,7 @@ class FeatureStore(AbstractContextManager["FeatureStore"]):
         dataset = save_dataset(
             name, training_set, self._datasets_folder, now=self._clock(), consumer=self.consumer or None
         )
-        self.apply(self._with_dataset(dataset))
+        self.apply(register_dataset(self.snapshot(), dataset.name, dataset.record()))
         return dataset
 
     def datasets(self) -> list[str]:
@@ -481,11 +489,6 @@ class FeatureStore(AbstractContextManager["FeatureStore"]):
             yield f"{who} read it on {from_micros(instant):%Y-%m-%d}"
         for gap in usage.coverage.gaps:
             yield f"usage is incomplete: {gap}"
-
-    def _with_dataset(self, dataset: Dataset) -> ChangePlan:
-        from featurestore.registry.plan import register_dataset
-
-        return register_dataset(self.snapshot(), dataset.name, dataset.record())
 
 
 def to_arrow_table(rows: Any) -> pa.Table:

@@ -9,10 +9,10 @@ from typing import ClassVar
 
 from featurestore.definitions.checks import check_name
 from featurestore.definitions.service import FeatureService
-from featurestore.definitions.view import FeatureSelection, FeatureView, _Selectable
+from featurestore.definitions.view import FeatureSelection, FeatureView, Selectable
 from featurestore.errors import DefinitionError
 
-Reads = FeatureService | _Selectable | FeatureSelection | str
+Reads = FeatureService | Selectable | FeatureSelection | str
 
 
 @dataclass(frozen=True)

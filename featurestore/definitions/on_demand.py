@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 
 from featurestore.definitions.checks import check_name, check_unique
 from featurestore.definitions.feature import Feature
-from featurestore.definitions.view import Access, FeatureSelection, _Selectable
+from featurestore.definitions.view import Access, FeatureSelection, Selectable
 from featurestore.errors import DefinitionError
 from featurestore.types import DType
 
 
 @dataclass(frozen=True)
-class OnDemandFeatureView(_Selectable):
+class OnDemandFeatureView(Selectable):
     """Features computed at read, the same way in training and serving.
 
     Args:
@@ -32,7 +32,7 @@ class OnDemandFeatureView(_Selectable):
 
     name: str
     features: Sequence[Feature]
-    inputs: Sequence[_Selectable | FeatureSelection | str] = ()
+    inputs: Sequence[Selectable | FeatureSelection | str] = ()
     request: Mapping[str, str | DType] = field(default_factory=dict)
     access: Access = "observe"
     owner: str = ""

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from featurestore.definitions.checks import check_name
-from featurestore.definitions.view import FeatureSelection, ViewAlias, _Selectable
+from featurestore.definitions.view import FeatureSelection, Selectable, ViewAlias
 from featurestore.errors import DefinitionError
 
 
@@ -23,7 +23,7 @@ class FeatureService:
     """
 
     name: str
-    features: Sequence[_Selectable | FeatureSelection | ViewAlias | str]
+    features: Sequence[Selectable | FeatureSelection | ViewAlias | str]
     owner: str = ""
     description: str = ""
     tags: Mapping[str, str] = field(default_factory=dict)

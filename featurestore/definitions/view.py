@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -18,23 +19,19 @@ from featurestore.types import DType
 Access = Literal["observe", "warn", "enforce"]
 
 
-class _Selectable:
+class Selectable(ABC):
     """What a service can select from: a whole view, or some of its features."""
 
     name: str
 
     @property
+    @abstractmethod
     def feature_names(self) -> tuple[str, ...]:
         """Names of the features in order."""
-        raise NotImplementedError
 
     def __getitem__(self, names: Sequence[str]) -> FeatureSelection:
         """Select features by name, as in ``weather[["temp", "precip"]]``."""
-        for name in names:
-            if name not in self.feature_names:
-                raise NotFoundError.of(
-                    "feature", f"{self.name}:{name}", [f"{self.name}:{n}" for n in self.feature_names]
-                )
+        _check_features(self.name, names, self.feature_names)
         return FeatureSelection(self.name, tuple(names))
 
     def alias(self, name: str, *, join_keys: Mapping[str, str]) -> ViewAlias:
@@ -76,16 +73,12 @@ class ViewAlias:
 
     def __getitem__(self, names: Sequence[str]) -> FeatureSelection:
         """Select features by name."""
-        for name in names:
-            if name not in self.feature_names:
-                raise NotFoundError.of(
-                    "feature", f"{self.view}:{name}", [f"{self.view}:{n}" for n in self.feature_names]
-                )
+        _check_features(self.view, names, self.feature_names)
         return FeatureSelection(self.view, tuple(names), self)
 
 
 @dataclass(frozen=True)
-class FeatureView(_Selectable):
+class FeatureView(Selectable):
     """Features of one entity from one source: columns as they are, or aggregates over a window of events.
 
     Args:
@@ -173,3 +166,10 @@ class FeatureView(_Selectable):
     def is_windowed(self) -> bool:
         """Whether its features are aggregates over a window."""
         return isinstance(self.features[0], Aggregation)
+
+
+def _check_features(view: str, names: Sequence[str], available: Sequence[str]) -> None:
+    """Refuse a feature that the view does not have; raises NotFoundError with the nearest name."""
+    for name in names:
+        if name not in available:
+            raise NotFoundError.of("feature", f"{view}:{name}", [f"{view}:{known}" for known in available])
