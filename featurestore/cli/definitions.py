@@ -1,0 +1,234 @@
+"""Commands over what is registered: a new project, plans, versions, and what there is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from featurestore.cli.terminal import Format, Output, Project, View, open_store, print_json, print_rows, say
+from featurestore.errors import NotFoundError
+
+if TYPE_CHECKING:
+    from featurestore.registry.plan import ChangePlan
+    from featurestore.store import FeatureStore
+
+app = typer.Typer()
+
+
+class Kind(StrEnum):
+    """What can be listed."""
+
+    entities = "entities"
+    views = "views"
+    services = "services"
+    consumers = "consumers"
+    datasets = "datasets"
+
+
+Move = Annotated[list[str] | None, typer.Option("--move", help="Service or consumer that goes along; may be repeated.")]
+
+
+@app.command()
+def init(folder: Annotated[Path, typer.Argument(help="New project folder.")] = Path()) -> None:
+    """Make a project folder: featurestore.toml and a first features.py."""
+    from featurestore.templates import write_project
+
+    for path in write_project(folder):
+        say(f"wrote {path}")
+    say(
+        "features.py reads data/activity.parquet (user_id int64, event_timestamp, score float64): put yours there, or edit it."
+    )
+    say(f"Next: `cd {folder} && featurestore plan`.")
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Argument(help="Where the demo's project folder is made.")] = Path("demo-project"),
+) -> None:
+    """Run the flights example: plan, train, serve, replay a day, and see who reads what."""
+    from featurestore.templates import run_demo
+
+    raise typer.Exit(run_demo(folder))
+
+
+@app.command()
+def plan(
+    file: Annotated[Path | None, typer.Argument(help="File of definitions; default: features.py.")] = None,
+    project: Project = None,
+    output: Output = Format.table,
+) -> None:
+    """Show what `apply` would do: what is created, which versions appear, who reads what changes."""
+    with open_store(project) as store:
+        _print_plan(store.plan(file), output, done=False)
+
+
+@app.command()
+def apply(
+    file: Annotated[Path | None, typer.Argument(help="File of definitions; default: features.py.")] = None,
+    message: Annotated[str, typer.Option("--message", "-m", help="Why, for the change log.")] = "",
+    project: Project = None,
+    output: Output = Format.table,
+) -> None:
+    """Commit the definitions; a version that changes its meaning appears beside the old one."""
+    with open_store(project) as store:
+        _print_plan(store.apply(file, message=message), output, done=True)
+
+
+@app.command()
+def promote(view: View, move: Move = None, project: Project = None, output: Output = Format.table) -> None:
+    """Make a version the current one; readers stay where they are unless moved."""
+    with open_store(project) as store:
+        _print_plan(store.promote(view, move=move or ()), output, done=True)
+
+
+@app.command()
+def deprecate(
+    view: View,
+    reason: Annotated[str, typer.Option(help="Why, for the change log.")] = "",
+    project: Project = None,
+    output: Output = Format.table,
+) -> None:
+    """Mark a version as on its way out and list who reads it."""
+    with open_store(project) as store:
+        _print_plan(store.deprecate(view, reason=reason), output, done=True)
+
+
+@app.command()
+def retire(
+    view: View,
+    force: Annotated[str, typer.Option(help="Reason to do it although somebody may read it; recorded.")] = "",
+    project: Project = None,
+    output: Output = Format.table,
+) -> None:
+    """Take a version out of service; refused while somebody reads it."""
+    with open_store(project) as store:
+        _print_plan(store.retire(view, force=force), output, done=True)
+
+
+@app.command(name="list")
+def list_objects(
+    kind: Annotated[Kind, typer.Argument(help="What to list.")] = Kind.views,
+    project: Project = None,
+    output: Output = Format.table,
+) -> None:
+    """List what is registered."""
+    with open_store(project) as store:
+        headers, rows = _listing(store, kind)
+        print_rows(headers, rows, output, command=f"list {kind.value}")
+
+
+@app.command()
+def show(
+    name: Annotated[str, typer.Argument(help="A view, version, feature, service, consumer or entity.")],
+    project: Project = None,
+) -> None:
+    """Show one object as JSON, as it is registered."""
+    with open_store(project) as store:
+        print_json({"object": name, **_object(store, name)})
+
+
+@app.command()
+def search(text: str, project: Project = None, output: Output = Format.table) -> None:
+    """Find features by a word in their name, description, unit, owner or tags."""
+    with open_store(project) as store:
+        rows = [row for row in _features(store) if text.lower() in " ".join(map(str, row)).lower()]
+        print_rows(("FEATURE", "DTYPE", "UNIT", "OWNER", "DESCRIPTION"), rows, output, command="search")
+        if not rows:
+            raise typer.Exit(1)
+
+
+def _print_plan(plan: ChangePlan, output: Format, *, done: bool) -> None:
+    if output is Format.json:
+        changes = [
+            {"kind": c.kind, "object": c.object, "detail": c.detail, "consumers": list(c.consumers)}
+            for c in plan.changes
+        ]
+        print_json({"base_revision": plan.base_revision, "changes": changes, "notes": list(plan.notes)})
+        return
+    for change in plan.changes:
+        print(f"{change.kind:<12} {change.object}" + (f"  ({change.detail})" if change.detail else ""))
+        if change.consumers:
+            fate = "moved" if change.kind == "promote" else "read by"
+            stay = "" if change.kind == "promote" else "; they keep what they read until they are moved"
+            print(f"{'':<12} {fate} {', '.join(change.consumers)}{stay}")
+    for note in plan.notes:
+        print(f"{'note':<12} {note}")
+    if not plan:
+        print("Nothing to do: the registry is as the definitions say.")
+    elif done:
+        say(f"Applied as revision {plan.base_revision + 1}.")
+    else:
+        count = f"{len(plan.changes)} change{'s' if len(plan.changes) != 1 else ''}"
+        say(f"{count} on revision {plan.base_revision}. Run `featurestore apply` to commit.")
+
+
+def _listing(store: FeatureStore, kind: Kind) -> tuple[Sequence[str], Sequence[Sequence[Any]]]:
+    document = store.snapshot().document
+    if kind is Kind.views:
+        rows = [
+            (
+                str(ref),
+                record.kind,
+                record.entity or "-",
+                len(record.features),
+                record.status,
+                record.access,
+                record.owner,
+            )
+            for ref, record in store.snapshot().view_versions()
+        ]
+        return ("VIEW", "KIND", "ENTITY", "FEATURES", "STATUS", "ACCESS", "OWNER"), rows
+    if kind is Kind.entities:
+        keys = [
+            (name, ", ".join(f"{k}: {t}" for k, t in e.join_keys), e.owner) for name, e in document.entities.items()
+        ]
+        return ("ENTITY", "JOIN KEYS", "OWNER"), keys
+    if kind is Kind.services:
+        return ("SERVICE", "FEATURES", "OWNER"), [(n, len(s.features), s.owner) for n, s in document.services.items()]
+    if kind is Kind.consumers:
+        consumers = [(key, c.kind, len(c.reads), ", ".join(c.writes), c.owner) for key, c in document.consumers.items()]
+        return ("CONSUMER", "KIND", "READS", "WRITES", "OWNER"), consumers
+    saved = [(name, d.rows, len(d.refs), d.consumer or "", d.digest[:16]) for name, d in document.datasets.items()]
+    return ("DATASET", "ROWS", "FEATURES", "CONSUMER", "DIGEST"), saved
+
+
+def _object(store: FeatureStore, name: str) -> Mapping[str, Any]:
+    import msgspec
+
+    from featurestore.refs import FeatureRef, ViewRef
+
+    snapshot, document = store.snapshot(), store.snapshot().document
+    if ":" in name:
+        return {"feature": msgspec.to_builtins(snapshot.feature(FeatureRef.parse(name)), str_keys=True)}
+    groups: dict[str, Mapping[str, Any]] = {
+        "service": document.services,
+        "consumer": document.consumers,
+        "dataset": document.datasets,
+    }
+    groups |= {"entity": document.entities} if name not in document.views else {}
+    for kind, group in groups.items():
+        if name in group:
+            return {kind: msgspec.to_builtins(group[name], str_keys=True)}
+    if name.partition("@")[0] not in document.views:
+        raise NotFoundError.of(
+            "object", name, [*document.views, *document.services, *document.consumers, *document.entities]
+        )
+    ref = snapshot.freeze(ViewRef.parse(name))
+    return {"view": str(ref), "definition": msgspec.to_builtins(snapshot.view(ref), str_keys=True)}
+
+
+def _features(store: FeatureStore) -> Iterable[Sequence[Any]]:
+    for ref, record in store.snapshot().view_versions():
+        for feature in record.features:
+            tags = " ".join(record.tags.values())
+            yield (
+                str(ref.feature(feature.name)),
+                feature.dtype,
+                feature.unit,
+                record.owner,
+                f"{feature.description} {tags}".strip(),
+            )
