@@ -2,7 +2,7 @@
 
 A canonical table has, in order: the join keys, the event key, ``__event_timestamp`` and ``__created_timestamp`` (timestamp[us, UTC],
 created may be null), then the value columns. Accepted rows also carry ``__seq`` (int64), the order of acceptance. Value columns are the
-features of a batch view under their feature names, or the aggregated columns of a windowed one.
+features of a batch view under their feature names, or the columns that the aggregates of a windowed one and their filters read.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from featurestore.errors import InvalidArgumentError, nearest_name
 from featurestore.registry.snapshot import ViewRecord
-from featurestore.types import DType, Timestamp, from_arrow, to_arrow
+from featurestore.types import DType, Timestamp, from_arrow, is_arrow_list, to_arrow
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -117,8 +117,8 @@ def _columns(pairs: Sequence[tuple[str, str]]) -> tuple[RowColumn, ...]:
 
 def _value_columns(view: ViewRecord) -> tuple[RowColumn, ...]:
     if view.kind == "window":
-        aggregated = {f.aggregation.column: f.aggregation.dtype for f in view.features if f.aggregation}
-        return tuple(RowColumn(column, DType(dtype), column) for column, dtype in aggregated.items())
+        read = dict(pair for f in view.features if f.aggregation for pair in f.aggregation.columns)
+        return tuple(RowColumn(column, DType(dtype), column) for column, dtype in read.items())
     return tuple(RowColumn(f.name, f.type, f.column or f.name) for f in view.features)
 
 
@@ -130,34 +130,74 @@ def _fit(table: pa.Table, column: RowColumn) -> pa.ChunkedArray:
         near = nearest_name(column.source, table.column_names)
         hint = f" There is '{near}'." if near else ""
         raise InvalidArgumentError(f"Column '{column.source}' is missing.{hint}", place=f"$.columns.{column.source}")
-    array = table[column.source]
+    array, place = table[column.source], f"$.columns.{column.source}"
     wanted = to_arrow(column.dtype)
-    if array.type == wanted:
-        return array
-    if not may_become(array.type, column.dtype):
+    if array.type != wanted:
+        if not may_become(array.type, column.dtype):
+            raise InvalidArgumentError(
+                f"Column '{column.source}' is {array.type}, declared {column.dtype}.", place=place
+            )
+        try:
+            array = array.cast(wanted, safe=True)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            raise InvalidArgumentError(
+                f"Column '{column.source}' does not fit {column.dtype}: {error}.", place=place
+            ) from error
+    if column.dtype.is_nested and has_null_in_vector(array, column.dtype):
         raise InvalidArgumentError(
-            f"Column '{column.source}' is {array.type}, declared {column.dtype}.", place=f"$.columns.{column.source}"
+            f"Column '{column.source}' has a vector with a null element, declared {column.dtype}.",
+            place=place,
+            repair="Make the whole vector null, or declare a list.",
         )
-    try:
-        return array.cast(wanted, safe=True)
-    except pa.ArrowInvalid as error:
-        raise InvalidArgumentError(
-            f"Column '{column.source}' does not fit {column.dtype}: {error}.", place=f"$.columns.{column.source}"
-        ) from error
+    return array
 
 
 def may_become(arrow_type: pa.DataType, wanted: DType) -> bool:
-    """Say whether a column of this Arrow type can hold values of the declared type: only within one family."""
+    """Say whether a column of this Arrow type can hold values of the declared type: only within one family, all the way down.
+
+    A list of any layout may become a list, and a vector if all have its length; a struct keeps its fields and their order.
+    """
     import pyarrow as pa
 
     if pa.types.is_null(arrow_type):
         return True
     if pa.types.is_unsigned_integer(arrow_type):
         return wanted.is_integer
+    if wanted.is_nested:
+        return _may_become_nested(arrow_type, wanted)
     try:
         have = from_arrow(arrow_type)
-    except InvalidArgumentError:  # a list, a struct, a time of day: no value of ours
+    except InvalidArgumentError:  # a time of day, a map: no value of ours
         return False
     if have.is_integer:
         return wanted.is_integer or wanted.lane == "doubles" or wanted.family == "decimal"
     return have.family == wanted.family or (have.lane == "doubles" and wanted.name == "float64")
+
+
+def _may_become_nested(arrow_type: pa.DataType, wanted: DType) -> bool:
+    import pyarrow as pa
+
+    if wanted.family == "struct":
+        return (
+            pa.types.is_struct(arrow_type)
+            and [field.name for field in arrow_type.fields] == [name for name, _ in wanted.fields]
+            and all(may_become(f.type, dtype) for f, (_, dtype) in zip(arrow_type.fields, wanted.fields, strict=True))
+        )
+    if pa.types.is_fixed_size_list(arrow_type):
+        fits = wanted.family == "list" or arrow_type.list_size == wanted.length
+    else:
+        fits = is_arrow_list(arrow_type)
+    return fits and may_become(arrow_type.value_type, wanted.element)
+
+
+def has_null_in_vector(array: Any, dtype: DType) -> bool:
+    """Say whether a vector somewhere in an Arrow column of this type has a null element."""
+    import pyarrow.compute as pc
+
+    if dtype.family == "struct":
+        return any(
+            has_null_in_vector(pc.struct_field(array, name), field) for name, field in dtype.fields if field.is_nested
+        )
+    if dtype.family == "vector":
+        return bool(pc.list_flatten(array).null_count)
+    return dtype.element.is_nested and has_null_in_vector(pc.list_flatten(array), dtype.element)

@@ -129,6 +129,24 @@ def test_an_instant_keeps_its_microsecond_or_is_refused(unit, count, zone):
         (pa.array([b"JFK"]), "string"),
         (pa.array([[1]]), "int64"),
         (pa.array([1], pa.time64("us")), "timestamp"),
+        (pa.array([[1.5]]), "list<int64>"),
+        (pa.array([[0.1]]), "list<float32>"),
+        (pa.array([[300]]), "list<int8>"),
+        (pa.array([[2**53 + 1]]), "list<float64>"),
+        (pa.array([["5"]]), "list<int64>"),
+        (pa.array([1]), "list<int64>"),
+        (pa.array([[[1]]]), "list<int64>"),
+        (pa.array([{"a": 1}]), "struct<b:int64>"),
+        (pa.array([{"a": 1}]), "struct<a:int64,b:int64>"),
+        (pa.array([{"a": 1, "b": 2}]), "struct<a:int64>"),
+        (pa.array([{"a": "1"}]), "struct<a:int64>"),
+        (pa.array([[1.0]], pa.list_(pa.float32())), "vector<float32,2>"),
+        (pa.array([[1.0, 2.0]]), "vector<float32,2>"),
+        (pa.array([[1.0, 2.0, 3.0]], pa.list_(pa.float32(), 3)), "vector<float32,2>"),
+        (pa.array([[1.0, None]], pa.list_(pa.float32(), 2)), "vector<float32,2>"),
+        (pa.array([[1.0, None]], pa.list_(pa.float32())), "vector<float32,2>"),
+        (pa.array([[[1, None]]], pa.list_(pa.list_(pa.int8(), 2))), "list<vector<int8,2>>"),
+        (pa.array([{"a": [1, None]}], pa.struct([("a", pa.list_(pa.int8(), 2))])), "struct<a:vector<int8,2>>"),
     ],
 )
 def test_a_value_that_does_not_fit_exactly_is_refused_with_its_place(column, declared):
@@ -136,6 +154,32 @@ def test_a_value_that_does_not_fit_exactly_is_refused_with_its_place(column, dec
         schema_of(feature("value", declared)).canonical(table(value=column))
     assert refused.value.place == "$.columns.value"
     assert "value" in refused.value.message
+
+
+@pytest.mark.parametrize(
+    ("column", "declared"),
+    [
+        (pa.array([[1, None], None, []], pa.large_list(pa.int32())), "list<int64>"),
+        (pa.array([[1, 2], None], pa.list_(pa.int64(), 2)), "list<int64>"),
+        (pa.array([["a", None]], pa.large_list(pa.large_string())), "list<string>"),
+        (pa.array([[1.5, 2.5], None], pa.large_list(pa.float32())), "vector<float32,2>"),
+        (pa.array([[1.5, 2.5], None], pa.list_(pa.float32(), 2)), "vector<float64,2>"),
+        (
+            pa.array([{"a": 1, "b": None}, None], pa.struct([("a", pa.int8()), ("b", pa.null())])),
+            "struct<a:int64,b:string>",
+        ),
+        (
+            pa.array([[{"a": [1]}, None]], pa.list_(pa.struct([("a", pa.list_(pa.int16()))]))),
+            "list<struct<a:list<int32>>>",
+        ),
+        (pa.nulls(2), "vector<float32,2>"),
+        (pa.array([[None]], pa.list_(pa.null())), "list<struct<a:int64>>"),
+    ],
+)
+def test_a_nested_column_of_another_layout_keeps_its_values(column, declared):
+    found = canonical_value(column, declared)
+    assert found.type == to_arrow(DType.of(declared))
+    assert found.to_pylist() == column.to_pylist()
 
 
 def test_a_day_in_milliseconds_stays_that_day_or_is_refused():

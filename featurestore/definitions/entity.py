@@ -41,7 +41,8 @@ class Entity:
         for key, dtype in self.join_keys.items():
             check_name("Join key", key)
             if not DType.of(dtype).is_key:
-                raise DefinitionError(f"Join key '{key}' of '{self.name}' is {dtype}: 1001.7 is not 1001.")
+                why = "a key is one exact value" if DType.of(dtype).is_nested else "1001.7 is not 1001"
+                raise DefinitionError(f"Join key '{key}' of '{self.name}' is {dtype}: {why}.")
 
     @property
     def keys(self) -> tuple[tuple[str, str], ...]:

@@ -6,10 +6,11 @@
     1a nulls        one bit per feature of the stored layout, in 8-byte words; set means null
     22 doubles      8 bytes each
     2a integers     8 bytes each
-    32 strings ...  one field each, last, since only they vary in length
+    32 vector ...   one field each, always of its full length
+    32 strings ...  one field each, last, since only they vary in length: texts, lists, structs
 
-Every value is written, zeros and nulls too, so the rows of a layout without strings are of one length. Generated protobuf of any
-language parses them.
+Every value is written, zeros and nulls too, so the rows of a layout without texts, lists and structs are of one length. Generated
+protobuf of any language parses them.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from numpy.typing import NDArray
 from featurestore.decoding import read_varint
 from featurestore.errors import InvalidArgumentError
 from featurestore.lanes import LaneColumn
-from featurestore.types import DType, Lane, to_wire
+from featurestore.types import DType, Lane, numpy_type, to_wire
 
 EVENT_TIME = slice(5, 13)  # where every row has its event time: microseconds, little-endian
 
@@ -43,13 +44,17 @@ _PACK = {"doubles": struct.Struct("<d").pack, "integers": struct.Struct("<q").pa
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """Where the values of one feature lie: its position in a lane, and its bit in the null bitmap."""
+    """Where the values of one feature lie: its position in a lane, and its bit in the null bitmap.
+
+    Vectors come first in the lane of strings; `wide` is how many bytes one has, 0 for other types.
+    """
 
     name: str
     dtype: DType
     lane: Lane
     index: int
     bit: int
+    wide: int = 0
 
 
 @dataclass(frozen=True)
@@ -72,23 +77,14 @@ class RowLayout:
     @classmethod
     def of(cls, columns: Iterable[tuple[str, DType]]) -> RowLayout:
         """Return the layout of these features in their order."""
-        counts: dict[str, int] = {}
-        slots = []
-        for bit, (name, dtype) in enumerate(columns):
-            slots.append(Slot(name, dtype, dtype.lane, counts.get(dtype.lane, 0), bit))
-            counts[dtype.lane] = counts.get(dtype.lane, 0) + 1
-        return cls(tuple(slots), len(slots) // 64 + 1)
+        slots = _slots([(name, dtype, bit) for bit, (name, dtype) in enumerate(columns)])
+        return cls(slots, len(slots) // 64 + 1)
 
     def select(self, names: Iterable[str]) -> RowLayout:
         """Return the layout of rows cut down to some features; they keep their order and their null bits."""
         wanted = set(names)
-        counts: dict[str, int] = {}
-        slots = []
-        for slot in self.slots:
-            if slot.name in wanted:
-                slots.append(Slot(slot.name, slot.dtype, slot.lane, counts.get(slot.lane, 0), slot.bit))
-                counts[slot.lane] = counts.get(slot.lane, 0) + 1
-        return RowLayout(tuple(slots), self.words)
+        kept = [(slot.name, slot.dtype, slot.bit) for slot in self.slots if slot.name in wanted]
+        return RowLayout(_slots(kept), self.words)
 
     def slot(self, name: str) -> Slot:
         """Return the slot of a feature that is part of this layout."""
@@ -100,7 +96,7 @@ class RowLayout:
 
     @cached_property
     def fixed(self) -> int:
-        """Bytes before the strings."""
+        """Bytes before what varies in length."""
         return len(self._skeleton)
 
     def offset(self, lane: str) -> int:
@@ -124,10 +120,10 @@ class RowLayout:
         rows["state"] = state
         for slot, column in zip(self.slots, columns, strict=True):
             _fill(rows, slot, column)
-        texts = [(slot, column) for slot, column in zip(self.slots, columns, strict=True) if slot.lane == "strings"]
+        texts = [column for slot, column in zip(self.slots, columns, strict=True) if _varies(slot)]
         if not texts:
             return _cut(bytes(raw), self.fixed)
-        tails = list(map(b"".join, zip(*(_tagged(column) for _, column in texts), strict=True)))
+        tails = list(map(b"".join, zip(*map(_tagged, texts), strict=True)))
         lengths = np.fromiter(map(len, tails), np.int64, len(tails)) + self.fixed - _LENGTH_BYTES
         if len(lengths) and lengths.max() > _MAX_ROW:
             raise InvalidArgumentError(f"A row has {lengths.max()} bytes; at most {_MAX_ROW} are allowed.")
@@ -138,23 +134,24 @@ class RowLayout:
         """Return the stored bytes of one row of Python values, None for null."""
         nulls = sum(1 << slot.bit for slot, value in zip(self.slots, values, strict=True) if value is None)
         lanes: dict[str, bytes] = {"nulls": nulls.to_bytes(8 * self.words, "little"), "doubles": b"", "integers": b""}
-        strings = b""
+        strings = [b""] * self.count("strings")
         for slot, value in zip(self.slots, values, strict=True):
             if slot.lane == "strings":
-                text = b"" if value is None else to_wire(slot.dtype, value)
-                strings += _STRING_TAG + varint(len(text)) + text  # type: ignore[arg-type, operator]  # bytes in this lane
+                text = bytes(slot.wide) if value is None else to_wire(slot.dtype, value)
+                strings[slot.index] = _STRING_TAG + varint(len(text)) + text  # type: ignore[arg-type, operator]  # bytes in this lane
             else:
                 lanes[slot.lane] += _PACK[slot.lane](0 if value is None else to_wire(slot.dtype, value))
         body = _EVENT_TAG + struct.pack("<q", event_time) + _STATE_TAG + struct.pack("<I", state)
-        body += b"".join(_LANE_TAGS[name] + varint(len(lane)) + lane for name, lane in lanes.items() if lane) + strings
+        body += b"".join(_LANE_TAGS[name] + varint(len(lane)) + lane for name, lane in lanes.items() if lane)
+        body += b"".join(strings)
         return _header(len(body)) + body
 
     def decode(self, rows: Sequence[bytes], names: Iterable[str]) -> list[LaneColumn]:
         """Return the values of some features of many rows."""
         fixed = np.frombuffer(b"".join([row[: self.fixed] for row in rows]), self._record)
         slots = [self.slot(name) for name in names]
-        texts = list(map(self._strings, rows)) if any(slot.lane == "strings" for slot in slots) else []
-        return [_column(fixed, slot, texts) for slot in slots]
+        texts = list(map(self._texts, rows)) if any(map(_varies, slots)) else []
+        return [self._column(fixed, slot, texts) for slot in slots]
 
     def projection(self, target: RowLayout) -> Callable[[bytes], bytes]:
         """Return a function that cuts a stored row down to a layout from `select`."""
@@ -163,12 +160,12 @@ class RowLayout:
             _LANE_TAGS[lane] + varint(8 * target.count(lane)) for lane in ("doubles", "integers") if target.count(lane)
         )
         pick = itemgetter(*self._pieces(kept, target, len(constant)))
-        texts = [slot.index for slot in kept if slot.lane == "strings"]
+        texts = [slot.index - len(self._vectors) for slot in kept if _varies(slot)]
         if not texts:
             return lambda row: b"".join(pick(constant + row))
 
         def with_texts(row: bytes) -> bytes:
-            strings = self._strings(row)
+            strings = self._texts(row)
             fixed = b"".join(pick(constant + row))[_LENGTH_BYTES:]
             tail = b"".join([_STRING_TAG + varint(len(strings[i])) + strings[i] for i in texts])
             return _header(len(fixed) + len(tail)) + fixed + tail
@@ -189,9 +186,13 @@ class RowLayout:
             at += header
             first = shift + self.offset(lane)
             pieces += _runs([first + 8 * slot.index for slot in kept if slot.lane == lane])
+        for slot in kept:
+            if slot.wide:
+                end = shift + self.offset(_field(slot)) + slot.wide
+                pieces.append(slice(end - len(_vector_head(slot)) - slot.wide, end))
         return pieces
 
-    def _strings(self, row: bytes) -> list[bytes]:
+    def _texts(self, row: bytes) -> list[bytes]:
         at, size = self.fixed, len(row)
         strings = []
         while at < size:
@@ -200,9 +201,22 @@ class RowLayout:
             strings.append(row[first:at])
         return strings
 
+    def _column(self, fixed: NDArray[Any], slot: Slot, texts: list[list[bytes]]) -> LaneColumn:
+        word, bit = divmod(slot.bit, 64)
+        valid = (fixed["nulls"][:, word] & np.uint64(1 << bit)) == 0
+        if slot.wide:
+            return LaneColumn(fixed[_field(slot)], valid)
+        if slot.lane == "strings":
+            return LaneColumn([row[slot.index - len(self._vectors)] for row in texts], valid)
+        return LaneColumn(fixed[slot.lane][:, slot.index], valid)
+
     @cached_property
     def _by_name(self) -> dict[str, Slot]:
         return {slot.name: slot for slot in self.slots}
+
+    @cached_property
+    def _vectors(self) -> list[Slot]:
+        return [slot for slot in self.slots if slot.wide]
 
     @cached_property
     def _counts(self) -> dict[str, int]:
@@ -210,12 +224,12 @@ class RowLayout:
 
     @cached_property
     def _offsets(self) -> dict[str, int]:
-        sizes = [1 + len(varint(8 * count)) + 8 * count if count else 0 for count in self._counts.values()]
-        ends = accumulate(sizes, initial=_STATE.stop)
-        return {
-            name: end + size - 8 * self._counts[name]
-            for name, end, size in zip(self._counts, ends, sizes, strict=False)
-        }
+        fields = [
+            (name, _LANE_TAGS[name] + varint(8 * count), 8 * count) for name, count in self._counts.items() if count
+        ]
+        fields += [(_field(slot), _vector_head(slot), slot.wide) for slot in self._vectors]
+        ends = accumulate((len(head) + size for _, head, size in fields), initial=_STATE.stop)
+        return {name: start + len(head) for (name, head, _), start in zip(fields, ends, strict=False)}
 
     @cached_property
     def _skeleton(self) -> bytes:
@@ -223,7 +237,8 @@ class RowLayout:
         lanes = b"".join(
             _LANE_TAGS[name] + varint(8 * count) + bytes(8 * count) for name, count in self._counts.items() if count
         )
-        body = _EVENT_TAG + bytes(8) + _STATE_TAG + bytes(4) + lanes
+        vectors = b"".join(_vector_head(slot) + bytes(slot.wide) for slot in self._vectors)
+        body = _EVENT_TAG + bytes(8) + _STATE_TAG + bytes(4) + lanes + vectors
         return _header(len(body)) + body
 
     @cached_property
@@ -231,17 +246,51 @@ class RowLayout:
         lanes = [name for name, count in self._counts.items() if count]
         return np.dtype(
             {
-                "names": ["length", "event_time", "state", *lanes],
-                "formats": ["3u1", "<i8", "<u4", *((_LANE_TYPES[name], (self._counts[name],)) for name in lanes)],
-                "offsets": [1, EVENT_TIME.start, _STATE.start, *(self._offsets[name] for name in lanes)],
+                "names": ["length", "event_time", "state", *lanes, *map(_field, self._vectors)],
+                "formats": [
+                    *("3u1", "<i8", "<u4"),
+                    *((_LANE_TYPES[name], (self._counts[name],)) for name in lanes),
+                    *(("u1", (slot.wide,)) for slot in self._vectors),
+                ],
+                "offsets": [1, EVENT_TIME.start, _STATE.start, *self._offsets.values()],
                 "itemsize": self.fixed,
             }
         )
 
 
+def _slots(columns: Sequence[tuple[str, DType, int]]) -> tuple[Slot, ...]:
+    """Number the features of each lane; vectors before what else is in the lane of strings."""
+    counts = {"strings": sum(dtype.family == "vector" for _, dtype, _ in columns)}
+    slots = []
+    for name, dtype, bit in columns:
+        vector = dtype.family == "vector"
+        wide = dtype.length * numpy_type(dtype.element).itemsize if vector else 0
+        lane = "vectors" if vector else dtype.lane
+        slots.append(Slot(name, dtype, dtype.lane, counts.get(lane, 0), bit, wide))
+        counts[lane] = counts.get(lane, 0) + 1
+    return tuple(slots)
+
+
+def _varies(slot: Slot) -> bool:
+    return slot.lane == "strings" and not slot.wide
+
+
+def _field(slot: Slot) -> str:
+    return f"vector {slot.index}"
+
+
+def _vector_head(slot: Slot) -> bytes:
+    return _STRING_TAG + varint(slot.wide)
+
+
 def event_times(rows: Iterable[bytes]) -> NDArray[np.int64]:
     """Return the event times of stored rows: int64[n], microseconds since 1970 UTC."""
     return np.frombuffer(b"".join(map(itemgetter(EVENT_TIME), rows)), "<i8")
+
+
+def unpack_event_times(rows: Sequence[bytes]) -> tuple[int, ...]:
+    """Return the same as plain numbers; for the few rows of a read this is sooner done than an array."""
+    return struct.unpack(f"<{len(rows)}q", b"".join(map(itemgetter(EVENT_TIME), rows)))
 
 
 def varint(number: int) -> bytes:
@@ -272,7 +321,9 @@ def _padded(lengths: NDArray[np.int64]) -> NDArray[np.uint8]:
 def _fill(rows: NDArray[Any], slot: Slot, column: LaneColumn) -> None:
     word, bit = divmod(slot.bit, 64)
     rows["nulls"][:, word] |= (~column.valid).astype(np.uint64) << np.uint64(bit)
-    if not isinstance(column.values, list):
+    if slot.wide:
+        rows[_field(slot)] = np.where(column.valid[:, np.newaxis], column.values, 0)
+    elif not isinstance(column.values, list):
         rows[slot.lane][:, slot.index] = np.where(column.valid, column.values, 0)
 
 
@@ -280,14 +331,6 @@ def _tagged(column: LaneColumn) -> list[bytes]:
     assert isinstance(column.values, list)
     texts = [text if ok else b"" for text, ok in zip(column.values, column.valid.tolist(), strict=True)]
     return [_STRING_TAG + varint(len(text)) + text for text in texts]
-
-
-def _column(fixed: NDArray[Any], slot: Slot, texts: list[list[bytes]]) -> LaneColumn:
-    word, bit = divmod(slot.bit, 64)
-    valid = (fixed["nulls"][:, word] & np.uint64(1 << bit)) == 0
-    if slot.lane == "strings":
-        return LaneColumn([row[slot.index] for row in texts], valid)
-    return LaneColumn(fixed[slot.lane][:, slot.index], valid)
 
 
 def _cut(raw: bytes, size: int) -> list[bytes]:

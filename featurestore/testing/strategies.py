@@ -1,7 +1,8 @@
 """Hypothesis strategies for what the store holds: types, values, keys, rows, spines, and whole joins to be checked.
 
 Small ranges on purpose: most cases have ties, corrections, repeated spine rows and ages right at the ttl. Extremes are drawn as well:
-int64 beyond doubles, times before 1970 and at both ends of int64, text with NUL, keys such as ("1", "12") and ("11", "2").
+int64 beyond doubles, times before 1970 and at both ends of int64, text with NUL, keys such as ("1", "12") and ("11", "2"), lists in
+structs in lists with nulls at every level.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 
 from featurestore.offline.point_in_time import KNOWLEDGE, PointInTimeRule
 from featurestore.rows import CREATED, EVENT, SEQ, RowColumn, RowSchema
-from featurestore.types import INT64_MAX, INT64_MIN, DType, decimal_parameters, to_arrow
+from featurestore.types import INT64_MAX, INT64_MIN, DType, List, Struct, Vector, decimal_parameters, to_arrow
 
 NAMES = ("bool", "int8", "int16", "int32", "int64", "float32", "float64", "string", "binary", "timestamp", "date")
 EDGES = (INT64_MIN, INT64_MIN + 1, -1, 0, 1_385_078_400_000_000, INT64_MAX - 1, INT64_MAX)
@@ -46,8 +47,27 @@ def dtypes(*, key: bool = False) -> st.SearchStrategy[DType]:
     >>> dtypes(key=True).filter(lambda dtype: not dtype.is_key).is_empty
     False
     """
+    if key:
+        return _named().filter(lambda dtype: dtype.is_key)
     decimals = st.builds(lambda p, s: DType(f"decimal({p},{min(p, s)})"), st.integers(1, 18), st.integers(0, 18))
-    return st.sampled_from([DType(name) for name in NAMES]).filter(lambda d: d.is_key) if key else _dtypes() | decimals
+    scalars = _named() | decimals
+    return scalars | scalars | nested_dtypes(scalars)
+
+
+def nested_dtypes(scalars: st.SearchStrategy[DType]) -> st.SearchStrategy[DType]:
+    """Return types of lists, structs and vectors, and of those in each other.
+
+    >>> nested_dtypes(dtypes(key=True)).filter(lambda dtype: not dtype.is_nested).is_empty
+    False
+    """
+    numbers = _named().filter(lambda dtype: dtype.is_integer or dtype.lane == "doubles")
+    vectors = st.builds(Vector, numbers, st.integers(1, 3))
+    return st.recursive(scalars | vectors, _of, max_leaves=4).filter(lambda dtype: dtype.is_nested)
+
+
+def _of(inner: st.SearchStrategy[DType]) -> st.SearchStrategy[DType]:
+    fields = st.dictionaries(st.sampled_from(("a", "b", "Field_3")), inner, min_size=1, max_size=3)
+    return st.builds(List, inner) | st.builds(Struct, fields)
 
 
 def values(dtype: DType) -> st.SearchStrategy[Any]:
@@ -59,6 +79,13 @@ def values(dtype: DType) -> st.SearchStrategy[Any]:
     if dtype.family == "decimal":
         precision, scale = decimal_parameters(dtype)
         return st.integers(1 - 10**precision, 10**precision - 1).map(lambda n: Decimal(n).scaleb(-scale))
+    match dtype.family:
+        case "list":
+            return st.lists(st.none() | values(dtype.element), max_size=3)
+        case "vector":
+            return st.lists(values(dtype.element), min_size=dtype.length, max_size=dtype.length)
+        case "struct":
+            return st.fixed_dictionaries({name: st.none() | values(field) for name, field in dtype.fields})
     return _VALUES[dtype.name]
 
 
@@ -143,7 +170,7 @@ def join_cases(draw: st.DrawFn, *, event_key: bool = False) -> JoinCase:
     return JoinCase(schema, draw(rows(schema, entities)), draw(spines(schema, entities)), draw(rules()))
 
 
-def _dtypes() -> st.SearchStrategy[DType]:
+def _named() -> st.SearchStrategy[DType]:
     return st.sampled_from([DType(name) for name in NAMES])
 
 
