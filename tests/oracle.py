@@ -50,27 +50,49 @@ def join(spine, rows, names, *, ttl, knowledge, position, backfilled_until):
     return answers
 
 
-def fold(spine, rows, names, event_key, column, function, window, *, knowledge, position, backfilled_until):
-    """Return for each spine row the aggregate of its window."""
+def fold(
+    spine,
+    rows,
+    names,
+    event_key,
+    column,
+    function,
+    window,
+    *,
+    knowledge,
+    position,
+    backfilled_until,
+    n=None,
+    where=lambda row: True,
+):
+    """Return for each spine row the aggregate of its window; `where` says of a row True, False or None."""
     answers = []
     for key, t in spine:
         events = {}
         for row in of_entity(rows, names, key, t):
-            if t - window < row["event"] <= t and is_visible(row, t, knowledge, position, backfilled_until):
+            if is_inside(row, t, window) and is_visible(row, t, knowledge, position, backfilled_until):
                 identity = (row["event"], *(row[name] for name in event_key)) if event_key else row["seq"]
                 if identity not in events or order(row) > order(events[identity]):
                     events[identity] = row
-        answers.append(aggregate([row[column] for row in sorted(events.values(), key=order)], function))
+        counting = [row for row in sorted(events.values(), key=order) if where(row)]
+        answers.append(aggregate([row[column] for row in counting], function, n))
     return answers
 
 
-def aggregate(values, function):
+def is_inside(row, t, window):
+    return t - window < row["event"] <= t
+
+
+def aggregate(values, function, n=None):
     """Aggregate the values of the events in order; None where there is nothing to say."""
     if function in ("first", "last"):
-        return None if not values else positive_zero(values[0 if function == "first" else -1])
+        ends = [positive_zero(value) for value in (values if function == "first" else reversed(values))]
+        return ends[:n] if n else next(iter(ends), None)
     values = [positive_zero(value) for value in values if value is not None]
     if function == "count":
         return len(values)
+    if function == "count_distinct":
+        return len({"nan" if value != value else value for value in values})
     if not values or (function == "stddev" and len(values) < 2):
         return None
     if function in ("min", "max"):

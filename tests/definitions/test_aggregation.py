@@ -39,6 +39,11 @@ def test_a_given_name_is_kept():
         ("min", "int16", "int16"),
         ("max", "float32", "float32"),
         ("last", "timestamp", "timestamp"),
+        ("last", "string", "string"),
+        ("last", "list<int64>", "list<int64>"),
+        ("max", "timestamp", "timestamp"),
+        ("min", "string", "string"),
+        ("count_distinct", "decimal(9,2)", "int64"),
         ("first", "bool", "bool"),
     ],
 )
@@ -54,9 +59,9 @@ def test_the_result_has_the_type_its_function_gives(function, dtype, result):
         ("amount", "sum", timedelta(0), "float64", "longer than zero"),
         ("amount", "sum", -HOUR, "float64", "longer than zero"),
         ("amount", "sum", HOUR, "string", "needs numbers, not string"),
-        ("amount", "max", HOUR, "timestamp", "needs numbers"),
+        ("amount", "max", HOUR, "list<int64>", "does not take list<int64>"),
+        ("amount", "count_distinct", HOUR, "struct<a:int8>", "does not take"),
         ("amount", "mean", HOUR, "bool", "needs numbers"),
-        ("amount", "last", HOUR, "string", "not supported"),
         ("amount", "sum", HOUR, "number", "No type 'number'"),
         ("a b", "sum", HOUR, "float64", "not allowed"),
     ],
@@ -73,3 +78,23 @@ def test_the_neutral_form_has_the_window_in_microseconds():
         "dtype": "int64",
         "time_window": 3_600_000_000,
     }
+
+
+def test_a_list_has_the_type_of_its_values_and_n_in_its_name():
+    listed = Aggregation("amount", "last", HOUR, dtype="string", n=3)
+    assert (listed.feature_name, listed.result.name) == ("last3_amount_1h", "list<string>")
+    assert Aggregation("amount", "first", HOUR, dtype="list<int8>", n=1).result.name == "list<list<int8>>"
+    assert listed.document()["n"] == 3
+
+
+@pytest.mark.parametrize(
+    ("function", "n", "said"), [("sum", 2, "has an n"), ("last", 0, "not 1 to 1000"), ("last", True, "not 1 to")]
+)
+def test_an_impossible_n_is_refused(function, n, said):
+    with pytest.raises(DefinitionError, match=said):
+        Aggregation("amount", function, HOUR, n=n)
+
+
+def test_a_filter_is_a_text():
+    with pytest.raises(DefinitionError, match="The filter of 'sum_amount_1h' cannot be True"):
+        Aggregation("amount", "sum", HOUR, where=True)
