@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import settings
 from small_project import FEATURES, NOON
+
+if TYPE_CHECKING:
+    from postgres_server import PostgresServer
 
 settings.register_profile(
     "suite", deadline=None, print_blob=True
@@ -35,3 +40,19 @@ def project(tmp_path: Path) -> Path:
     )
     pq.write_table(rows, tmp_path / "data" / "weather.parquet")
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A real PostgreSQL server, started when a test of this worker first asks for it."""
+    from postgres_server import started_server
+
+    with started_server() as server:
+        yield server
+
+
+@pytest.fixture
+def postgres_database(postgres: PostgresServer) -> Iterator[str]:
+    """The name of an empty database of the server."""
+    with postgres.database() as name:
+        yield name

@@ -19,6 +19,8 @@ MEANING: dict[str, tuple[str, ...]] = {
     "feature": ("name", "dtype", "unit", "column", "aggregation"),
     "on_demand": ("tree", "columns"),
 }
+# What counts only where it is set: it came later, and the fingerprints from before stay what they were.
+MEANING_IF_SET: dict[str, tuple[str, ...]] = {"source": ("nulls",), "table": ("kind", "name", "query", "nulls")}
 
 
 def stored_fingerprint(view: Mapping[str, Any], source: Mapping[str, Any], feature: Mapping[str, Any]) -> str:
@@ -26,7 +28,7 @@ def stored_fingerprint(view: Mapping[str, Any], source: Mapping[str, Any], featu
 
     Args:
         view: Neutral form of the view; only the fields in MEANING count.
-        source: Neutral form of its source.
+        source: Neutral form of its source; a table of it counts where it is a source, and not where it is a path.
         feature: Neutral form of the feature.
 
     >>> a = stored_fingerprint({"ttl": 1}, {"name": "w"}, {"name": "temp", "unit": "degF", "description": "as seen"})
@@ -36,7 +38,30 @@ def stored_fingerprint(view: Mapping[str, Any], source: Mapping[str, Any], featu
     False
     """
     parts = {"view": view, "source": source, "feature": feature}
-    return _digest({part: {name: value.get(name) for name in MEANING[part]} for part, value in parts.items()})
+    meaning = {part: {name: value.get(name) for name in MEANING[part]} for part, value in parts.items()}
+    return _digest(meaning | {"source": source_meaning(source)})
+
+
+def source_meaning(source: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of a source is meaning.
+
+    Args:
+        source: Its neutral form.
+
+    >>> lookup = {"kind": "csv", "name": "airports", "path": "a.csv", "nulls": ["NA"]}
+    >>> source_meaning({"kind": "sql", "name": "s", "tables": {"raw": "raw.parquet", "airports": lookup}})["tables"]
+    {'airports': {'kind': 'csv', 'name': 'airports', 'nulls': ['NA']}}
+    """
+    return {name: source.get(name) for name in MEANING["source"]} | _if_set("source", source)
+
+
+def _if_set(part: str, source: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what counts only where it is set, of a source or of a table of one."""
+    own = {name: source[name] for name in MEANING_IF_SET[part] if source.get(name) is not None}
+    tables = source.get("tables")
+    named = tables.items() if isinstance(tables, Mapping) else ()
+    meanings = {name: _if_set("table", table) for name, table in named if isinstance(table, Mapping)}
+    return own | ({"tables": meanings} if meanings else {})
 
 
 def on_demand_fingerprint(feature: Mapping[str, Any], tree: Any, columns: Mapping[str, str]) -> str:

@@ -57,6 +57,12 @@ def _run(path: Path) -> dict[str, Any]:
         spec.loader.exec_module(module)
     except FeatureStoreError as error:
         raise DefinitionError(error.message, place=_line(error, path), repair=error.repair) from error
+    except SystemExit as error:
+        raise DefinitionError(
+            f"It exits with {error.code!r} instead of defining anything.",
+            place=_line(error, path),
+            repair='Take the exit out, or put it under `if __name__ == "__main__":`.',
+        ) from error
     except (SyntaxError, ImportError, NameError, TypeError, ValueError, AttributeError, LookupError) as error:
         raise DefinitionError(f"{type(error).__name__}: {error}.", place=_line(error, path)) from error
     finally:

@@ -7,23 +7,39 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import msgspec
 import sqlalchemy as sa
-from sqlalchemy.exc import DatabaseError, IntegrityError
+from sqlalchemy.exc import ArgumentError, DatabaseError, IntegrityError, OperationalError
 
-from featurestore.errors import ConflictError, CorruptionError, InvalidArgumentError, NotFoundError
+from featurestore.errors import (
+    ConfigError,
+    ConflictError,
+    CorruptionError,
+    InvalidArgumentError,
+    NotFoundError,
+    UnavailableError,
+)
 from featurestore.registry.credentials import Credentials, Token, check_roles, digest, new_secret
 from featurestore.registry.snapshot import Document, RegistrySnapshot
 from featurestore.registry.tables import bindings, changes, commits, tokens
 
 HEAD = "0001"
 MIGRATIONS = Path(__file__).parent / "migrations"
+
+_ONE_AT_A_TIME = {"sqlite": "BEGIN IMMEDIATE", "postgresql": "SELECT pg_advisory_xact_lock(6382015907315)"}
+# What readers go by, in one number: the newest revision, and all of the two tables of credentials, which are small.
+_POSTGRES_STATE = sa.text(
+    "SELECT hashtextextended(concat((SELECT max(revision) FROM commits), "
+    "(SELECT string_agg(CAST(t AS text), ' ' ORDER BY name) FROM tokens t), "
+    "(SELECT string_agg(CAST(b AS text), ' ' ORDER BY principal, consumer) FROM bindings b)), 0)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,21 +59,18 @@ def open_registry(url: str | Path, *, project: str = "default") -> Registry:
         project: Name of the project, for a registry that has no commit yet.
 
     Raises:
-        CorruptionError: The file is not a registry, or was written by a newer program.
+        ConfigError: The URL is not one, or its driver is not installed; says how to install it.
+        CorruptionError: The database is not a registry, or was written by a newer program.
+        UnavailableError: The database server does not answer.
     """
-    if isinstance(url, Path) or "://" not in str(url):
-        Path(url).parent.mkdir(parents=True, exist_ok=True)
-        url = f"sqlite:///{url}"
-    engine = sa.create_engine(str(url))
-    if engine.dialect.name == "sqlite":
-        sa.event.listen(engine, "connect", _prepare_sqlite)
+    engine = _engine(url)
     try:
         _migrate(engine)
     except DatabaseError as error:
         engine.dispose()
         raise CorruptionError(
-            f"{engine.url.database} is not a registry database: {error.orig}.",
-            repair="Restore it, or name another file.",
+            f"{_shown(engine)} is not a registry database: {error.orig}.",
+            repair="Restore it, or name another one in featurestore.toml.",
         ) from error
     return Registry(engine, project)
 
@@ -181,7 +194,7 @@ class Registry(AbstractContextManager["Registry"]):
         """Allow a principal to say that it runs a consumer (``model@*`` for every version); once is enough."""
         if consumer in self.credentials().bindings.get(principal, ()):
             return
-        with self.engine.begin() as connection:
+        with suppress(IntegrityError), self.engine.begin() as connection:  # somebody may do the same at this moment
             connection.execute(bindings.insert(), {"principal": principal, "consumer": consumer, "created_at": now})
 
     def unbind(self, principal: str, consumer: str) -> None:
@@ -193,9 +206,10 @@ class Registry(AbstractContextManager["Registry"]):
             raise NotFoundError.of("binding", consumer, self.credentials().bindings.get(principal, ()))
 
     def change_counter(self) -> int:
-        """Return a number that differs after any commit by anybody else; cheap enough to ask four times a second."""
-        if self.engine.dialect.name != "sqlite":
-            return self.revision()
+        """Return a number that differs after any change by anybody; cheap enough to ask four times a second."""
+        if self.engine.dialect.name == "postgresql":
+            with self.engine.connect() as connection:
+                return int(connection.scalar(_POSTGRES_STATE))
         if self._watch is None:
             self._watch = self.engine.connect()
         driver: Any = self._watch.connection.driver_connection
@@ -240,33 +254,80 @@ def _token(row: Any) -> Token:
     )
 
 
+def _engine(url: str | Path) -> sa.Engine:
+    """Return an engine for an SQLite file or a URL; nothing is opened yet."""
+    if isinstance(url, Path) or "://" not in url:
+        Path(url).parent.mkdir(parents=True, exist_ok=True)
+        url = f"sqlite:///{url}"
+    try:
+        parsed = sa.make_url(url)
+        if parsed.drivername in ("postgresql", "postgres"):
+            parsed = parsed.set(drivername="postgresql+psycopg")
+        engine = sa.create_engine(parsed, pool_pre_ping=parsed.get_backend_name() == "postgresql")
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"The registry is a {parsed.get_backend_name()} database, and its driver '{error.name}' is not installed.",
+            repair="Run `pip install 'featurestore[postgres]'`.",
+        ) from error
+    except (ArgumentError, ValueError) as error:
+        raise ConfigError(
+            f"The URL of the registry, of '{url.partition('://')[0]}', is not one that is known.",  # its rest may hold a password
+            place="registry.url",
+            repair="Write postgresql://user@host/database, or the path of an SQLite file.",
+        ) from error
+    if engine.dialect.name == "sqlite":
+        sa.event.listen(engine, "connect", _prepare_sqlite)
+    else:
+        sa.event.listen(engine, "handle_error", partial(_server_error, engine))
+    return engine
+
+
 def _prepare_sqlite(connection: Any, _: Any) -> None:
     """Make commits durable and readers independent of the writer."""
     for pragma in ("busy_timeout=10000", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}")
 
 
+def _server_error(engine: sa.Engine, context: sa.ExceptionContext) -> None:
+    """Say it when the server does not answer."""
+    if isinstance(context.sqlalchemy_exception, OperationalError) and not context.is_pre_ping:
+        said = str(context.original_exception).strip().partition("\n")[0].rstrip(".")
+        raise UnavailableError(
+            f"The registry {_shown(engine)} does not answer: {said}.", repair="Start it, or correct registry.url."
+        ) from context.original_exception
+
+
+def _shown(engine: sa.Engine) -> str:
+    """Return the file of a registry, or its URL without the password."""
+    if engine.dialect.name == "sqlite":
+        return str(engine.url.database)
+    return engine.url.set(drivername=engine.dialect.name, query={}).render_as_string()
+
+
 def _migrate(engine: sa.Engine) -> None:
     """Bring the database to HEAD; alembic is imported only when there is something to do."""
     with engine.connect() as connection:
-        tables = set(sa.inspect(connection).get_table_names())
-        at = (
-            connection.scalar(sa.text("SELECT version_num FROM alembic_version"))
-            if "alembic_version" in tables
-            else None
-        )
+        at, tables = _format(connection)
     if at == HEAD:
         return
     if at is None and tables:
         raise CorruptionError(
-            f"{engine.url.database} is a database of something else: it has table '{min(tables)}'.",
-            repair="Name another file in featurestore.toml.",
+            f"{_shown(engine)} is a database of something else: it has table '{min(tables)}'.",
+            repair="Name another one in featurestore.toml.",
         )
     if at is not None and at > HEAD:
         raise CorruptionError(
             f"The registry has format {at}, this program knows up to {HEAD}.", repair="Upgrade featurestore."
         )
     _upgrade(engine)
+
+
+def _format(connection: sa.Connection) -> tuple[str | None, set[str]]:
+    """Return the format of the database, None for none, and its tables."""
+    tables = set(sa.inspect(connection).get_table_names())
+    if "alembic_version" not in tables:
+        return None, tables
+    return connection.scalar(sa.text("SELECT version_num FROM alembic_version")), tables
 
 
 def _upgrade(engine: sa.Engine) -> None:
@@ -276,11 +337,8 @@ def _upgrade(engine: sa.Engine) -> None:
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     config.set_main_option("path_separator", "os")
-    with engine.begin() as connection:
-        if (
-            engine.dialect.name == "sqlite"
-        ):  # two processes may open a new project at once: one migrates, the other waits
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
-        if "alembic_version" not in sa.inspect(connection).get_table_names():
+    with engine.begin() as connection:  # two processes may open a new project at once: one migrates, the other waits
+        connection.exec_driver_sql(_ONE_AT_A_TIME[engine.dialect.name])
+        if _format(connection)[0] is None:
             config.attributes["connection"] = connection
             command.upgrade(config, "head")

@@ -39,3 +39,14 @@ def test_a_value_of_the_wrong_kind_says_what_it_should_look_like_and_its_line(tm
     with pytest.raises(DefinitionError, match=said) as raised:
         load_definitions(path)
     assert raised.value.place == f"{path}:3"
+
+
+@pytest.mark.parametrize(
+    ("statement", "said"), [("sys.exit(3)", "exits with 3"), ("sys.exit('no')", "exits with 'no'")]
+)
+def test_a_file_that_exits_is_said_with_its_line(tmp_path, statement, said):
+    path = tmp_path / "features.py"
+    path.write_text(f"import sys\n{statement}\n")
+    with pytest.raises(DefinitionError, match=said) as raised:
+        load_definitions(path)
+    assert raised.value.place == f"{path}:2"

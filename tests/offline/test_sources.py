@@ -1,13 +1,19 @@
 """Sources are read by DuckDB from the named files and nothing else, and what does not fit is said before an apply."""
 
+import tempfile
 from datetime import timedelta
 
 import pyarrow as pa
+import pyarrow.feather
 import pyarrow.parquet as pq
 import pytest
+from deltalake import write_deltalake
 
 from featurestore.definitions import (
     Aggregation,
+    ArrowSource,
+    CSVSource,
+    DeltaSource,
     Entity,
     Feature,
     FeatureView,
@@ -15,8 +21,8 @@ from featurestore.definitions import (
     PushSource,
     SQLSource,
 )
-from featurestore.errors import DefinitionError
-from featurestore.offline.sources import SourceReader
+from featurestore.errors import DefinitionError, UnavailableError
+from featurestore.offline.sources import Limits, SourceReader
 from featurestore.registry.resolution import stored_view
 from featurestore.rows import RowSchema
 
@@ -184,7 +190,7 @@ def test_a_type_that_does_not_fit_is_said_with_both(root, definition, said):
         ("SELECT origin, seen, temp FROM source", "source"),
         ("SELECT origin FROM FROM", "syntax error"),
         ("SELECT nosuch(temp) AS temp, origin, seen FROM raw", "nosuch"),
-        ("", "cannot be read"),
+        ("", "not one SELECT"),
         ("VALUES (1)", "origin"),
     ],
 )
@@ -205,13 +211,32 @@ ELSEWHERE = [
     "SELECT * FROM read_csv('/etc/passwd')",
     "SELECT * FROM 'https://example.com/weather.parquet'",
     "WITH a AS (SELECT * FROM read_blob('{root}/data/secret.parquet')) SELECT * FROM a",
+    "SELECT * FROM raw WHERE temp > (SELECT count(*) FROM '{root}/data/secret.parquet')",
+    "SELECT * FROM parquet_metadata('{root}/data/secret.parquet')",
+    "SELECT * FROM parquet_scan(['{root}/data/weather.parquet', '{root}/data/secret.parquet'])",
+    "SELECT * FROM read_parquet('{root}/data/weather.parquet/../secret.parquet')",
+    "SELECT * FROM read_parquet('file://{root}/data/secret.parquet')",
+    "SELECT * FROM read_json('{root}/featurestore.toml')",
+    "SELECT Delimiter AS origin, now() AS seen, 1.5::DOUBLE AS temp FROM sniff_csv('/etc/passwd')",
+    "SELECT * FROM query('SELECT * FROM ''{root}/data/secret.parquet''')",
+    "SELECT * FROM query_table('{root}/data/secret.parquet')",
+    "SELECT * FROM read_csv('/proc/self/environ')",
+    "SELECT getenv('HOME') AS origin, now() AS seen, 1.5::DOUBLE AS temp",
+    "SELECT * FROM sqlite_scan('{root}/store/registry.db', 'tokens')",
+    "SELECT * FROM postgres_scan('host=localhost', 'public', 'weather')",
+    "SELECT * FROM iceberg_scan('{root}')",
+    "SELECT * FROM read_parquet('s3://bucket/weather.parquet')",
+    "SELECT * FROM json_execute_serialized_sql(json_serialize_sql('SELECT * FROM ''{root}/data/secret.parquet'''))",
+    "FROM '{root}/data/secret.parquet'",
+    "SELECT * FROM python_map_function",
+    "SELECT * FROM duckdb_secrets_nosuch",
 ]
 
 
 @pytest.mark.parametrize("query", ELSEWHERE)
 def test_a_query_cannot_read_another_file(root, query):
     with pytest.raises(DefinitionError, match="cannot be read"):
-        check(root, view(sql(query.format(root=root))))
+        read(root, view(sql(query.format(root=root))))
 
 
 STATEMENTS = [
@@ -227,8 +252,18 @@ STATEMENTS = [
     "EXPORT DATABASE '{root}/data/dump'",
     "PRAGMA database_list",
     "CALL pragma_version()",
+    "USE memory",
+    "RESET lock_configuration",
+    "SET VARIABLE a = 1",
+    "CREATE SECRET s (TYPE s3, KEY_ID 'a', SECRET 'b')",
+    "CREATE MACRO f() AS 1",
+    "CHECKPOINT",
+    "EXECUTE prepared",
+    "EXPLAIN ANALYZE COPY raw TO '{root}/data/stolen.parquet'",
+    "UPDATE raw SET temp = 0",
+    "DELETE FROM raw",
 ]
-WRAPPED = ["{}", "SELECT * FROM raw; {}", "{}; SELECT * FROM raw", "SELECT * FROM raw); {}; SELECT * FROM (SELECT 1"]
+WRAPPED = ["{}", "SELECT * FROM raw; {}", "SELECT * FROM raw); {}; SELECT * FROM (SELECT 1"]
 
 
 @pytest.mark.parametrize("wrapped", WRAPPED)
@@ -290,3 +325,95 @@ def test_a_pushed_windowed_view_needs_an_event_key(root):
 
 def test_a_pushed_batch_view_has_no_source_to_check(root):
     check(root, view(PushSource("weather", "seen")))
+
+
+# --- queries over several sources, and what they may take --------------------------------------------------------------
+
+
+def joined(root):
+    """One query over a table of every kind of file."""
+    pq.write_table(ROWS, root / "data" / "a.parquet")
+    (root / "data" / "b.csv").write_text("origin,high\nJFK,0.25\nLGA,NA\n")
+    pyarrow.feather.write_feather(pa.table({"origin": ["JFK", "LGA"], "wide": [1, 2]}), root / "data" / "c.arrow")
+    write_deltalake(str(root / "data" / "d"), pa.table({"origin": ["JFK", "LGA"], "deep": [10, 20]}))
+    tables = {
+        "a": "data/a.parquet",
+        "b": CSVSource("b", "data/b.csv", nulls=["NA"]),
+        "c": ArrowSource("c", "data/c.arrow"),
+        "d": DeltaSource("d", "data/d"),
+        "e": SQLSource(
+            "e", "SELECT origin, count(*) AS n FROM f GROUP BY ALL", {"f": ParquetSource("f", "data/a.parquet")}
+        ),
+    }
+    joins = " ".join(f"JOIN {table} USING (origin)" for table in "bcde")
+    query = f"SELECT a.origin, seen, temp + high + wide + deep + n AS temp FROM a {joins}"
+    return SQLSource("all", query, tables, event_timestamp="seen")
+
+
+def test_a_query_reads_every_kind_of_source(root):
+    assert temps(read(root, view(joined(root)))) == [13.75 - 0.0, None, None]
+
+
+def test_the_columns_of_a_query_and_its_tables_are_kept_with_its_text(root):
+    record, schema = record_and_schema(view(joined(root)))
+    frozen = SourceReader(root).check("weather", record, schema)
+    assert (frozen.dialect, frozen.columns) == (
+        "duckdb",
+        (("origin", "string"), ("seen", "timestamp"), ("temp", "float64")),
+    )
+    assert frozen.table_columns["a"] == (
+        ("origin", "string"),
+        ("seen", "timestamp"),
+        ("temp", "float64"),
+        ("gate", "int64"),
+    )
+    assert frozen.table_columns["b"] == (("origin", "string"), ("high", "float64"))
+    assert frozen.table("e").table_columns["f"] == frozen.table_columns["a"]
+    assert frozen.defined().columns == ()
+
+
+def test_a_query_that_takes_too_long_is_stopped(root):
+    forever = "SELECT sum(a.range * b.range)::DOUBLE FROM range(1000000) a, range(1000000) b"
+    definition = view(sql(f"SELECT origin, seen, ({forever}) AS temp FROM raw"))
+    record, schema = record_and_schema(definition)
+    with pytest.raises(UnavailableError, match=r"took longer than 0\.5 seconds") as late:
+        SourceReader(root, limits=Limits(seconds=0.5)).read(record.source, schema)
+    assert "timeout_seconds" in late.value.repair
+
+
+def test_a_query_that_needs_too_much_memory_is_stopped(root):
+    definition = view(
+        sql("SELECT origin, seen, (SELECT len(list(a.range)) FROM range(30000000) a) + temp AS temp FROM raw")
+    )
+    record, schema = record_and_schema(definition)
+    with pytest.raises(DefinitionError, match="needs more than 64 MiB") as large:
+        SourceReader(root, limits=Limits(memory_mb=64)).read(record.source, schema)
+    assert "memory_mb" in large.value.repair
+
+
+def test_what_a_query_cannot_hold_is_spilled_and_nothing_stays_behind(root, tmp_path, monkeypatch):
+    (tmp_path / "spill").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "spill"))
+    many = "SELECT 'JFK' AS origin, make_timestamptz(a.range) AS seen, random() AS temp FROM range(2000000) a ORDER BY temp"
+    record, schema = record_and_schema(view(sql(many)))
+    assert SourceReader(root, limits=Limits(memory_mb=48)).read(record.source, schema).num_rows == 2_000_000
+    assert list((tmp_path / "spill").iterdir()) == []
+
+
+def test_a_value_of_a_query_that_does_not_fit_is_said_with_its_row(root):
+    definition = view(sql("SELECT origin, seen, gate * 100 AS gate FROM raw ORDER BY gate"), Feature("gate", "int8"))
+    with pytest.raises(
+        DefinitionError, match="Value 200 of column 'gate' of source 'weather' does not fit int8"
+    ) as wrong:
+        read(root, definition)
+    assert wrong.value.place == "weather, row 2 of its query"
+
+
+def test_a_damaged_file_of_a_query_is_named(root):
+    path = root / "data" / "weather.parquet"
+    content = bytearray(path.read_bytes())
+    content[4:40] = b"\xff" * 36
+    path.write_bytes(bytes(content))
+    with pytest.raises(DefinitionError, match="cannot be read") as wrong:
+        read(root, view(sql("SELECT * FROM raw")))
+    assert wrong.value.place == "data/weather.parquet"
