@@ -48,7 +48,7 @@ def folded_head(head: Head, views: Iterable[ViewRef], tables: Tables) -> Head:
     """Return the head of a store that lost what it knew: it goes on after the last number that the offline tables hold."""
     filled = [table for table in map(tables, views) if table.exists]
     pushed = max((table.fold_position for table in filled), default=0)
-    last = max((pc.max(table.read([SEQ])[SEQ]).as_py() or 0 for table in filled), default=0)
+    last = max((table.last_seq for table in filled), default=0)
     return replace(head, last_seq=max(last, pushed), pushed_seq=pushed)
 
 

@@ -7,17 +7,19 @@ A key column hashes to 64 bits: whole numbers, booleans, instants and days by th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar, cast
+import math
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from numba import njit
+
+from featurestore.compiling import compiled
+from featurestore.errors import InvalidArgumentError
 
 UInt64Array = npt.NDArray[np.uint64]
-Function = TypeVar("Function", bound=Callable[..., Any])
 
+MOST_BUCKETS = 1024
 FNV_OFFSET, FNV_PRIME = np.uint64(0xCBF29CE484222325), np.uint64(0x100000001B3)
 
 
@@ -35,6 +37,41 @@ def buckets_of(keys: Sequence[pa.ChunkedArray], buckets: int) -> npt.NDArray[np.
     for column in keys:
         chained = _mix(_column_hash(column) + chained * FNV_PRIME)
     return np.asarray(chained % np.uint64(buckets), np.int64)
+
+
+def check_buckets(buckets: int) -> int:
+    """Return a number of buckets; raises InvalidArgumentError unless it is a power of two from 1 to 1024.
+
+    With powers of two a bucket is split, or some are merged, without looking at any other.
+    """
+    if not 1 <= buckets <= MOST_BUCKETS or buckets & (buckets - 1):
+        raise InvalidArgumentError(f"{buckets} buckets are not possible.", repair="Take a power of two from 1 to 1024.")
+    return buckets
+
+
+def suitable_buckets(rows: int, size: int) -> int:
+    """Return how many buckets suit a table.
+
+    A bucket is what a read holds in memory and what it can do beside others: at most about a million rows and 64 MiB, and where there
+    are rows enough, four of them.
+
+    Args:
+        rows: How many rows the table has.
+        size: Bytes of its files.
+
+    >>> [suitable_buckets(rows, rows * 60) for rows in (100, 200_000, 1_000_000, 10_000_000)]
+    [1, 2, 4, 16]
+    """
+    shared = min(4, _power_of_two(rows / _ROWS_TO_SHARE))
+    return min(MOST_BUCKETS, max(shared, _power_of_two(max(rows / _ROWS, size / _BYTES))))
+
+
+_ROWS_TO_SHARE, _ROWS, _BYTES = 128 << 10, 1 << 20, 64 << 20
+
+
+def _power_of_two(number: float) -> int:
+    """Return the least power of two that is not less than a number."""
+    return 1 << max(0, math.ceil(number) - 1).bit_length()
 
 
 def _column_hash(column: pa.ChunkedArray) -> UInt64Array:
@@ -58,11 +95,7 @@ def _mix(value: UInt64Array) -> UInt64Array:
     return np.asarray(value ^ (value >> np.uint64(31)))
 
 
-def _kernel(function: Function) -> Function:
-    return cast(Function, njit(cache=True, nogil=True)(function))
-
-
-@_kernel
+@compiled
 def _fnv1a(ends: npt.NDArray[np.int32], content: npt.NDArray[np.uint8]) -> UInt64Array:
     hashes = np.empty(len(ends) - 1, np.uint64)
     for row in range(len(ends) - 1):
