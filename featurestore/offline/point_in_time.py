@@ -13,8 +13,8 @@ The ttl comes last: the visible row with the greatest event time is the youngest
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -79,10 +79,7 @@ class PointInTimeRule:
         >>> PointInTimeRule(ttl=3).is_expired(np.array([7, 6]), np.array([10, 10])).tolist()
         [False, True]
         """
-        if self.ttl is None:
-            return np.zeros(len(at), np.bool_)
-        oldest = np.where(at < INT64_MIN + self.ttl, INT64_MIN, at - self.ttl)  # the wrapped difference is not taken
-        return np.asarray(event < oldest)
+        return np.zeros(len(at), np.bool_) if self.ttl is None else np.asarray(event < before(at, self.ttl))
 
     def status(
         self, found: BoolArray, event: Int64Array, present: BoolArray, newest: Int64Array, at: Int64Array
@@ -107,6 +104,15 @@ class PointInTimeRule:
         )
 
 
+def before(at: Int64Array, span: int) -> Int64Array:
+    """Return the times so many microseconds earlier, and the beginning of time where they would lie before it.
+
+    >>> before(np.array([10, INT64_MIN + 2]), 3).tolist() == [7, INT64_MIN]
+    True
+    """
+    return np.where(at < INT64_MIN + span, INT64_MIN, at - span)  # the wrapped difference is not taken
+
+
 @dataclass(frozen=True, slots=True)
 class Spine:
     """The spine as one view sees it.
@@ -115,11 +121,13 @@ class Spine:
         keys: One column for each join key of the view, under its name and in its type.
         at: int64 microseconds since 1970 UTC; where `timed` is False it says nothing.
         timed: False where the spine's time is null: such a row matches nothing.
+        orders: Number of buckets -> what an engine found out about this spine; shared by views with the same keys.
     """
 
     keys: pa.Table
     at: Int64Array
     timed: BoolArray
+    orders: dict[int, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.at)

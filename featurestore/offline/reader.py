@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,6 @@ from featurestore.offline.point_in_time import (
     MATCHED,
     MISSING,
     NOT_YET_KNOWN,
-    BoolArray,
     Gathered,
     Int64Array,
     Joined,
@@ -23,11 +23,11 @@ from featurestore.offline.point_in_time import (
     PointInTimeRule,
     Spine,
 )
-from featurestore.offline.table import OfflineTable
+from featurestore.offline.table import OfflineTable, TableState
 from featurestore.planning import PlannedView
 from featurestore.refs import ViewRef
 from featurestore.registry.snapshot import AggregationRecord
-from featurestore.windows import fold_windows, has_events
+from featurestore.windows import columns_read, fold_windows, has_events
 
 Position = int | Mapping[str, int] | None
 
@@ -38,13 +38,23 @@ class ViewSource:
 
     Attributes:
         view: The view version, with its alias if it was read under one.
-        version: Version of its Delta log.
-        files: The live files of that version, relative to the view's folder.
+        directory: The folder of the version.
+        state: Version of its Delta log, number of buckets, and the live files.
     """
 
     view: str
-    version: int
-    files: tuple[str, ...]
+    directory: Path
+    state: TableState
+
+    @property
+    def version(self) -> int:
+        """Version of its Delta log."""
+        return self.state.version
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The live files of that version, relative to the folder."""
+        return tuple(str(file.path.relative_to(self.directory)) for file in self.state.files)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,41 +67,45 @@ class ViewRead:
 
 @dataclass(frozen=True, slots=True)
 class ViewReader:
-    """Reads one view after the other under the same knowledge."""
+    """Reads one view after the other under the same knowledge; a version that is read twice is the same both times."""
 
     tables: Callable[[ViewRef], OfflineTable]
     engine: Engine
     knowledge: Knowledge
     position: Position
+    pinned: dict[ViewRef, OfflineTable] = field(default_factory=dict)
 
-    def read(self, view: PlannedView, keys: pa.Table, at: Int64Array, timed: BoolArray) -> ViewRead:
+    def read(self, view: PlannedView, spine: Spine) -> ViewRead:
         """Return the view's features for each spine row.
 
         Args:
             view: What to read.
-            keys: The key columns of the view's key set, in order.
-            at: int64 microseconds since 1970 UTC.
-            timed: False where the spine's time is null.
+            spine: The times, and the key columns of the view's key set, in order and under any names.
 
         Raises:
             FailedPreconditionError: The version was never filled; names the command.
             InvalidArgumentError: The position of this view is missing.
         """
-        table = self.tables(view.ref)
-        if not table.exists:
-            verb = "write" if view.record.source and view.record.source.kind == "push" else "ingest"
-            raise FailedPreconditionError(
-                f"{view.ref} was never filled.", repair=f"Run `featurestore {verb} {view.ref.view}`."
-            )
-        table = table.pinned()
-        spine = Spine(keys.rename_columns([key.name for key in table.schema.keys]), at, timed)
+        table = self._pinned(view)
+        spine = replace(spine, keys=spine.keys.rename_columns([key.name for key in table.schema.keys]))
         rule = PointInTimeRule(view.record.ttl, self.knowledge, self._position(view), view.record.backfilled_until)
         if view.record.kind == "window":
             joined = self._fold(view, table, spine, rule)
         else:
             joined = self.engine.join(table, spine, rule, [feature.name for feature in view.features])
-        files = tuple(str(file.path.relative_to(table.directory)) for file in table.files())
-        return ViewRead(joined, ViewSource(str(view.ref), table.version, files))
+        return ViewRead(joined, ViewSource(str(view.ref), table.directory, table.state()))
+
+    def _pinned(self, view: PlannedView) -> OfflineTable:
+        version = replace(view.ref, alias=None)
+        if version not in self.pinned:
+            table = self.tables(version)
+            if not table.exists:
+                verb = "write" if view.record.source and view.record.source.kind == "push" else "ingest"
+                raise FailedPreconditionError(
+                    f"{view.ref} was never filled.", repair=f"Run `featurestore {verb} {view.ref.view}`."
+                )
+            self.pinned[version] = table.pinned()
+        return self.pinned[version]
 
     def _position(self, view: PlannedView) -> int | None:
         if not isinstance(self.position, Mapping):
@@ -104,21 +118,54 @@ class ViewReader:
     def _fold(self, view: PlannedView, table: OfflineTable, spine: Spine, rule: PointInTimeRule) -> Joined:
         """Fold the windows of a view; an unknown entity is an empty window."""
         aggregations = [feature.aggregation for feature in view.features if feature.aggregation]
-        columns = list(dict.fromkeys(aggregation.column for aggregation in aggregations))
-        gathered = self.engine.gather(table, spine, rule, columns)
-        known_at = spine.at if rule.knowledge == "as_known" else None
-        folded = fold_windows(
-            gathered.events,
-            aggregations,
-            entity=gathered.entity,
-            at=spine.at,
-            known_at=known_at,
-            position=rule.position,
-        )
-        values = {
-            feature.name: column.to_arrow(feature.type) for feature, column in zip(view.features, folded, strict=True)
-        }
-        return Joined(pa.table(values), _window_status(gathered, aggregations, spine, known_at, rule.position))
+        columns = list(columns_read(aggregations))
+        parts = [
+            (rows, _fold(view, aggregations, gathered, _taken(spine, rows), rule))
+            for rows, gathered in self.engine.gather(table, spine, rule, columns, reach=_reach(aggregations))
+        ]
+        return _in_place(parts, len(spine))
+
+
+def _reach(aggregations: Sequence[AggregationRecord]) -> int:
+    """Return how far before the time of a read an event may lie that counts in one of its windows."""
+    return max(aggregation.time_window for aggregation in aggregations)
+
+
+def _taken(spine: Spine, rows: Int64Array) -> Spine:
+    """Return some rows of the spine, without keys: an engine has found their entities."""
+    return Spine(spine.keys.select([]), spine.at[rows], spine.timed[rows])
+
+
+def _fold(
+    view: PlannedView,
+    aggregations: Sequence[AggregationRecord],
+    gathered: Gathered,
+    spine: Spine,
+    rule: PointInTimeRule,
+) -> Joined:
+    """Fold the windows of some rows of the spine."""
+    known_at = spine.at if rule.knowledge == "as_known" else None
+    folded = fold_windows(
+        gathered.events,
+        aggregations,
+        entity=gathered.entity,
+        at=spine.at,
+        known_at=known_at,
+        position=rule.position,
+    )
+    values = {
+        feature.name: column.to_arrow(feature.type) for feature, column in zip(view.features, folded, strict=True)
+    }
+    return Joined(pa.table(values), _window_status(gathered, aggregations, spine, known_at, rule.position))
+
+
+def _in_place(parts: Sequence[tuple[Int64Array, Joined]], rows: int) -> Joined:
+    """Put parts of the spine together, in its order."""
+    order = np.empty(rows, np.int64)
+    order[np.concatenate([places for places, _ in parts])] = np.arange(rows)
+    table = pa.concat_tables([joined.table for _, joined in parts])
+    status = np.concatenate([joined.status for _, joined in parts])
+    return Joined(table if len(parts) == 1 else table.take(pa.array(order)), status[order])
 
 
 def _window_status(

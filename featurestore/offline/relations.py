@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import TYPE_CHECKING
 
-import duckdb
 import pyarrow as pa
+
+if TYPE_CHECKING:
+    import duckdb
 
 THREADS = 2
 
@@ -32,6 +35,8 @@ def query(sql: str, **tables: pa.Table) -> pa.Table:
 @cache
 def _database() -> duckdb.DuckDBPyConnection:
     """Return the process's one empty database; each query has a connection of its own to it, and leaves nothing behind."""
+    import duckdb  # a read by the kernel does not wait for it
+
     settings: dict[str, str | bool | int | float | list[str]] = {
         "threads": THREADS,
         "enable_external_access": False,
@@ -41,13 +46,24 @@ def _database() -> duckdb.DuckDBPyConnection:
 
 
 def with_integer_times(table: pa.Table) -> pa.Table:
-    """Return the table with instants as int64 microseconds and days as int32, which costs nothing."""
+    """Return the table with instants as int64 microseconds and days as int32, inside nested values too, which costs nothing."""
     for position, field in enumerate(table.schema):
-        if pa.types.is_timestamp(field.type):
-            table = table.set_column(position, field.name, table.column(position).cast(pa.int64()))
-        elif pa.types.is_date32(field.type):
-            table = table.set_column(position, field.name, table.column(position).cast(pa.int32()))
+        wanted = _with_integer_times(field.type)
+        if wanted != field.type:
+            table = table.set_column(position, field.name, table.column(position).cast(wanted))
     return table
+
+
+def _with_integer_times(arrow_type: pa.DataType) -> pa.DataType:
+    if pa.types.is_timestamp(arrow_type):
+        return pa.int64()
+    if pa.types.is_date32(arrow_type):
+        return pa.int32()
+    if pa.types.is_list(arrow_type):
+        return pa.list_(_with_integer_times(arrow_type.value_type))
+    if pa.types.is_struct(arrow_type):
+        return pa.struct([field.with_type(_with_integer_times(field.type)) for field in arrow_type.fields])
+    return arrow_type
 
 
 def quoted(*names: str, prefix: str = "") -> str:

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from featurestore.errors import FailedPreconditionError, InvalidArgumentError
+from featurestore.errors import InvalidArgumentError
 from featurestore.offline.engines import Engine, engine_of
+from featurestore.offline.frames import Frames
 from featurestore.offline.on_demand import compute_on_demand
-from featurestore.offline.point_in_time import STATUSES, Int64Array, Knowledge
+from featurestore.offline.point_in_time import STATUSES, Int64Array, Knowledge, Spine
 from featurestore.offline.reader import Position, ViewReader, ViewSource
 from featurestore.offline.spine import spine_columns, spine_times
 from featurestore.offline.table import OfflineTable
-from featurestore.planning import PlannedView, ReadPlan
+from featurestore.planning import ReadPlan
 from featurestore.refs import ViewRef
+from featurestore.types import INT64_MAX, to_micros
 
-if TYPE_CHECKING:
-    import polars as pl
+Instant = datetime | int | str
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,15 @@ class ViewReport:
     expired: int
     not_yet_known: int
 
+    @classmethod
+    def of(cls, view: str, status: npt.NDArray[np.int8]) -> ViewReport:
+        """Return the report of a view by what became of each row."""
+        return cls(view, *np.bincount(status, minlength=len(STATUSES)).tolist())
+
+    def __add__(self, other: ViewReport) -> ViewReport:
+        """Return the report of both sets of rows together."""
+        return ViewReport(self.view, *(getattr(self, name) + getattr(other, name) for name in STATUSES))
+
 
 @dataclass(frozen=True, slots=True)
 class TrainingReport:
@@ -52,11 +62,25 @@ class TrainingReport:
         rows: Rows of the spine.
         views: One report for each stored view that was read.
         warnings: What a user should know, with the repair.
+        future: Rows whose time lay in the future.
     """
 
     rows: int
     views: tuple[ViewReport, ...]
     warnings: tuple[str, ...]
+    future: int = 0
+
+    @classmethod
+    def of(cls, rows: int, views: Sequence[ViewReport], future: int) -> TrainingReport:
+        """Return the report of so many rows, with the warnings that follow."""
+        return cls(rows, tuple(views), (*_time_warnings(future), *_loss_warnings(views, rows)), future)
+
+    def __add__(self, other: TrainingReport) -> TrainingReport:
+        """Return the report of both sets of rows together."""
+        views = {report.view: report for report in self.views}
+        for report in other.views:
+            views[report.view] = views[report.view] + report if report.view in views else report
+        return TrainingReport.of(self.rows + other.rows, list(views.values()), self.future + other.future)
 
     def __str__(self) -> str:
         counted = [
@@ -67,7 +91,7 @@ class TrainingReport:
 
 
 @dataclass(frozen=True, slots=True)
-class TrainingSet:
+class TrainingSet(Frames):
     """The spine with features, and what they were made from.
 
     Attributes:
@@ -78,6 +102,8 @@ class TrainingSet:
         engine: Name of the engine that joined.
         sources: Where each view was read from.
         report: What became of the spine's rows.
+        timestamp: Name of the spine's column of times.
+        statuses: View -> int8 for each row, as in `featurestore.offline.point_in_time.STATUSES`.
     """
 
     table: pa.Table
@@ -87,6 +113,8 @@ class TrainingSet:
     engine: str
     sources: tuple[ViewSource, ...]
     report: TrainingReport
+    timestamp: str = "event_timestamp"
+    statuses: Mapping[str, npt.NDArray[np.int8]] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         return f"TrainingSet({len(self.table)} rows, {', '.join(output.name for output in self.plan.outputs)})\n{self.report}"
@@ -98,29 +126,36 @@ class TrainingSet:
         """Return the Arrow table."""
         return self.table
 
-    def to_polars(self) -> pl.DataFrame:
-        """Return a Polars frame; every type is kept."""
-        import polars as pl
+    def batches(self, rows: int) -> Iterator[pa.RecordBatch]:
+        """Return the set in batches of at most so many rows, without copying."""
+        return iter(self.table.to_batches(max_chunksize=rows))
 
-        frame = pl.from_arrow(self.table)
-        assert isinstance(frame, pl.DataFrame)
-        return frame
+    def split(
+        self, parts: Mapping[str, Instant | None] | None = None, *, before: Instant | None = None
+    ) -> dict[str, TrainingSet]:
+        """Return parts of the set by the time of each row, in the order of the rows.
 
-    def to_pandas(self) -> Any:
-        """Return a pandas frame of Arrow-backed columns, so that an int64 with nulls stays one.
+        Args:
+            parts: Name -> where the part ends (that instant is in the next one), rising; None ends the last part.
+            before: Short for ``{"train": before, "test": None}``.
+
+        Returns:
+            Name -> training set, with a report of its own rows.
 
         Raises:
-            FailedPreconditionError: pandas is not installed.
-        """
-        try:
-            from pandas import ArrowDtype
-        except ImportError as error:
-            raise FailedPreconditionError("pandas is not installed.", repair="Run `pip install pandas`.") from error
-        return self.table.to_pandas(types_mapper=ArrowDtype)
+            InvalidArgumentError: The ends do not rise, or a row is in no part: its time is null, or after the last end.
 
-    def to_numpy(self) -> dict[str, np.ma.MaskedArray[Any, Any]]:
-        """Return name -> masked array, nulls masked, so that every type is kept; times are datetime64[us] in UTC."""
-        return {name: _masked(self.table[name]) for name in self.table.column_names}
+        >>> parts = train.split({"train": "2026-01-01", "valid": "2026-02-01", "test": None})  # doctest: +SKIP
+        """
+        wanted = parts if parts is not None else {"train": before, "test": None}
+        part = _part_of(self.table, self.timestamp, wanted)
+        return {name: self._only(np.flatnonzero(part == number)) for number, name in enumerate(wanted)}
+
+    def _only(self, rows: Int64Array) -> TrainingSet:
+        statuses = {view: status[rows] for view, status in self.statuses.items()}
+        views = [ViewReport.of(view, status) for view, status in statuses.items()]
+        table = self.table.take(pa.array(rows))
+        return replace(self, table=table, statuses=statuses, report=TrainingReport.of(len(rows), views, 0))
 
 
 def read_training_set(
@@ -129,7 +164,7 @@ def read_training_set(
     *,
     timestamp: str = "event_timestamp",
     tables: Callable[[ViewRef], OfflineTable],
-    engine: str | Engine = "duckdb",
+    engine: str | Engine = "kernel",
     knowledge: Knowledge = "as_known",
     position: Position = None,
     now: int | None = None,
@@ -155,24 +190,33 @@ def read_training_set(
     """
     _check_names(plan, spine)
     at, timed = spine_times(spine, timestamp)
-    keys = [spine_columns(spine, list(zip(k.columns, k.dtypes, strict=True)), "join key") for k in plan.key_sets]
+    spines = [
+        Spine(spine_columns(spine, list(zip(k.columns, k.dtypes, strict=True)), "join key"), at, timed)
+        for k in plan.key_sets
+    ]
     request = spine_columns(spine, plan.request, "request column")
     engine = engine_of(engine) if isinstance(engine, str) else engine
     reader = ViewReader(tables, engine, knowledge, position)
-    read = [reader.read(view, keys[view.key_set], at, timed) for view in plan.views]
+    read = [reader.read(view, spines[view.key_set]) for view in plan.views]
     stored = [part.joined.table for part in read]
     computed = [compute_on_demand(view, request, stored, len(spine)) for view in plan.on_demand]
-    sources = stored + computed
-    table = spine
-    for output in plan.outputs:
-        table = table.append_column(output.name, sources[output.source][output.ref.feature])
-    counted = {
-        str(view.ref): _view_report(view, part.joined.status) for view, part in zip(plan.views, read, strict=True)
-    }
-    views = tuple(counted.values())  # a view that an on-demand feature reads once more is counted once
-    warnings = (*_time_warnings(at[timed], now), *_loss_warnings(views, len(spine)))
-    report = TrainingReport(len(spine), views, warnings)
-    return TrainingSet(table, plan, knowledge, position, engine.name, tuple(part.source for part in read), report)
+    columns = stored + computed
+    table = _with_columns(spine, {output.name: columns[output.source][output.ref.feature] for output in plan.outputs})
+    # A view that an on-demand feature reads once more is counted once.
+    statuses = {str(view.ref): part.joined.status for view, part in zip(plan.views, read, strict=True)}
+    report = TrainingReport.of(
+        len(spine),
+        [ViewReport.of(view, status) for view, status in statuses.items()],
+        0 if now is None else int((at[timed] > now).sum()),
+    )
+    sources = tuple(part.source for part in read)
+    return TrainingSet(table, plan, knowledge, position, engine.name, sources, report, timestamp, statuses)
+
+
+def _with_columns(spine: pa.Table, columns: Mapping[str, pa.ChunkedArray]) -> pa.Table:
+    """Return the spine with more columns, all at once: there may be thousands."""
+    fields = [*spine.schema, *(pa.field(name, column.type) for name, column in columns.items())]
+    return pa.table([*spine.columns, *columns.values()], schema=pa.schema(fields, metadata=spine.schema.metadata))
 
 
 def _check_names(plan: ReadPlan, spine: pa.Table) -> None:
@@ -185,15 +229,31 @@ def _check_names(plan: ReadPlan, spine: pa.Table) -> None:
         )
 
 
-def _view_report(view: PlannedView, status: npt.NDArray[np.int8]) -> ViewReport:
-    return ViewReport(str(view.ref), *np.bincount(status, minlength=len(STATUSES)).tolist())
+def _part_of(table: pa.Table, timestamp: str, parts: Mapping[str, Instant | None]) -> Int64Array:
+    """Return the number of the part that each row belongs to."""
+    at, timed = spine_times(table, timestamp)
+    ends = [INT64_MAX if end is None else to_micros(end) for end in parts.values()]
+    if not ends or any(second <= first for first, second in pairwise(ends)) or None in list(parts.values())[:-1]:
+        raise InvalidArgumentError(
+            f"The ends of {', '.join(parts) or 'no parts'} do not rise.",
+            repair="Give them in order; None is for the last.",
+        )
+    part = np.searchsorted(ends, at, side="right").astype(np.int64)
+    if list(parts.values())[-1] is None:
+        part = np.minimum(part, len(ends) - 1)
+    outside = int((~timed | (part == len(ends))).sum())
+    if outside:
+        raise InvalidArgumentError(
+            f"{outside} rows are in no part: their time is null, or not before the last end.",
+            place=f"$.{timestamp}",
+            repair="Leave them out of the spine, or end the last part with None.",
+        )
+    return part
 
 
-def _time_warnings(at: Int64Array, now: int | None) -> tuple[str, ...]:
-    later = 0 if now is None else int((at > now).sum())
-    return (
-        (f"{later} rows of the spine lie in the future: what is known now is not all they would get.",) if later else ()
-    )
+def _time_warnings(future: int) -> tuple[str, ...]:
+    text = f"{future} rows of the spine lie in the future: what is known now is not all they would get."
+    return (text,) if future else ()
 
 
 def _loss_warnings(views: Sequence[ViewReport], rows: int) -> tuple[str, ...]:
@@ -211,11 +271,3 @@ _CAUSES = {
     "expired": "everything is older than the ttl. Look at the ttl, and at when the source was last ingested.",
     "not_yet_known": "it was created after their times. If that is the load time of old history, declare backfilled_until= on the view.",
 }
-
-
-def _masked(column: pa.ChunkedArray) -> np.ma.MaskedArray[Any, Any]:
-    """Return a masked array; a null of a fixed-width type is filled first, so that Arrow does not turn integers into floats."""
-    plain = column.cast(pa.timestamp(column.type.unit)) if pa.types.is_timestamp(column.type) else column
-    if pa.types.is_primitive(plain.type) and plain.null_count:
-        plain = pc.fill_null(plain, pa.scalar(0, pa.int64()).cast(plain.type))
-    return np.ma.MaskedArray(plain.to_numpy(), mask=np.asarray(pc.is_null(column)))

@@ -1,22 +1,17 @@
 """A training set: one row for each spine row, in its order, in its types, with a report and errors that say how to repair."""
 
 from datetime import UTC, datetime
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from featurestore.errors import (
-    ConflictError,
-    CorruptionError,
-    FailedPreconditionError,
-    InvalidArgumentError,
-    NotFoundError,
-)
+from featurestore.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError, ResourceExhaustedError
 from featurestore.expressions import parse_expression, to_json
-from featurestore.offline.datasets import load_dataset, save_dataset, table_digest
 from featurestore.offline.table import OfflineTable
 from featurestore.offline.training_set import read_training_set
+from featurestore.offline.training_stream import SpineBatches, TrainingStream
 from featurestore.planning import plan_read
 from featurestore.refs import ViewRef
 from featurestore.registry.snapshot import (
@@ -267,46 +262,195 @@ def test_a_version_that_was_never_filled_names_the_command(tables):
         read(tables, ["plane:seats"], spine(plane=[1], times=[7]))
 
 
-def test_a_dataset_is_saved_once_and_proves_its_values(tables, tmp_path):
-    got = read(tables, ["weather:count"], spine(origin=["JFK", "XXX"], times=[101, 101]))
-    saved = save_dataset("delays", got, tmp_path / "datasets", now=7, consumer="delay_model@1")
-    loaded = load_dataset("delays", tmp_path / "datasets")
-    assert loaded == saved == save_dataset("delays", got, tmp_path / "datasets", now=7, consumer="delay_model@1")
-    assert loaded.to_arrow().equals(got.table)
-    loaded.verify()
-    manifest = loaded.manifest
-    assert [(f.name, f.ref, f.fingerprint) for f in manifest.features] == [
-        ("count", "weather@v1:count", "meaning of count")
-    ]
-    assert (manifest.sources[0].view, manifest.sources[0].version) == ("weather@v1", 1)
-    assert manifest.sources[0].files == tuple(
-        str(f.path.relative_to(tmp_path / "weather")) for f in tables(ViewRef("weather", 1)).files()
+# --- parts, batches, arrays ----------------------------------------------------------------------------------------------------
+
+
+def test_parts_by_time_have_their_own_rows_and_their_own_report(tables):
+    asked = spine(origin=["JFK", "LGA", "JFK", "XXX", "JFK"], times=[101, 55, 109, 102, 130])
+    whole = read(tables, ["weather:count"], asked)
+    parts = whole.split({"train": 102, "valid": 110, "test": None})
+    assert {name: part.table["count"].to_pylist() for name, part in parts.items()} == {
+        "train": [BIG, 8],
+        "valid": [BIG, None],
+        "test": [None],
+    }
+    assert [(r.matched, r.missing, r.expired) for part in parts.values() for r in part.report.views] == [
+        (2, 0, 0), (1, 1, 0), (0, 0, 1),
+    ]  # fmt: skip
+    assert (
+        sum((part.report for part in parts.values()), start=read(tables, ["weather:count"], asked[:0]).report)
+        == whole.report
     )
-    assert (loaded.record().rows, loaded.record().digest) == (2, table_digest(got.table))
-    other = read(tables, ["weather:count"], spine(origin=["LGA"], times=[51]))
-    with pytest.raises(ConflictError, match="new name"):
-        save_dataset("delays", other, tmp_path / "datasets", now=8)
-    with pytest.raises(NotFoundError, match="Did you mean 'delays'"):
-        load_dataset("delay", tmp_path / "datasets")
+    assert "everything is older than the ttl" in parts["test"].report.warnings[0]
+    before = whole.split(before=datetime.fromtimestamp(102 / 1e6, UTC))
+    assert [len(part) for part in before.values()] == [2, 3]
 
 
-def test_a_dataset_with_other_values_does_not_verify(tables, tmp_path):
+@pytest.mark.parametrize(
+    ("parts", "words"),
+    [
+        ({"a": 102, "b": 102}, "do not rise"),
+        ({"a": None, "b": 102}, "do not rise"),
+        ({}, "no parts"),
+        ({"a": 102}, "1 rows are in no part"),
+    ],
+)
+def test_parts_that_leave_rows_out_or_do_not_rise_are_refused(tables, parts, words):
+    got = read(tables, ["weather:count"], spine(origin=["JFK", "JFK"], times=[101, 102]))
+    with pytest.raises(InvalidArgumentError, match=words):
+        got.split(parts)
+
+
+def test_a_row_without_a_time_is_in_no_part(tables):
+    got = read(tables, ["weather:count"], spine(origin=["JFK", "JFK"], times=[101, None]))
+    with pytest.raises(InvalidArgumentError, match="1 rows are in no part"):
+        got.split(before=200)
+
+
+def test_batches_hold_all_rows_in_order(tables):
+    got = read(tables, ["weather:count"], spine(origin=["JFK"] * 10, times=list(range(96, 106))))
+    batches = list(got.batches(4))
+    assert [len(batch) for batch in batches] == [4, 4, 2]
+    assert pa.Table.from_batches(batches).equals(got.table)
+
+
+def test_numpy_looks_at_the_same_memory_where_nothing_is_null(tables):
+    got = read(tables, ["weather:count"], spine(origin=["JFK", "LGA"], times=[101, 60]))
+    column = got.table["count"].chunk(0)
+    numbers = got.to_numpy()["count"]
+    assert numbers.__array_interface__["data"][0] == column.buffers()[1].address
+    assert not np.ma.is_masked(numbers)
+
+
+def test_vectors_are_rows_of_one_array(tables):
+    vectors = pa.array([[1, 2], None, [5, 6]], pa.list_(pa.float32(), 2))
+    asked = spine(origin=["JFK"] * 3, times=[101] * 3).append_column("v", vectors)
+    got = read(tables, ["weather:count"], asked).to_numpy()["v"]
+    assert (got.shape, got.dtype, got.tolist()) == ((3, 2), np.float32, [[1, 2], [None, None], [5, 6]])
+
+
+# --- a spine larger than memory ----------------------------------------------------------------------------------------------------
+
+
+CHUNK = 16 * 1024  # the least that is worked on at a time
+
+
+def many(count):
+    """A spine of several chunks, with unknown keys and nulls, and a column that passes through."""
+    random = np.random.default_rng(3)
+    origins = pa.array(["JFK", "LGA", "XXX", None]).take(pa.array(random.integers(0, 4, count)))
+    times = pa.array(random.integers(40, 140, count), pa.timestamp("us"), mask=random.random(count) < 0.01)
+    return pa.table(
+        {"row": np.arange(count), "origin": origins, "offset": random.random(count), "event_timestamp": times}
+    )
+
+
+def stream(tables, features, asked, **how):
+    how.setdefault("memory_limit", 0)
+    return TrainingStream(plan_read(SNAPSHOT, features), SpineBatches.of(asked), tables=tables, **how)
+
+
+@pytest.mark.parametrize("count", [0, 1, CHUNK, 3 * CHUNK + 7])
+@pytest.mark.parametrize("features", [["weather:temp", "weather:count", "heat:warmer"], ["recent:mean_temp"]])
+def test_a_stream_gives_the_same_rows_and_report_as_one_read(tables, features, count):
+    asked = many(count)
+    whole = read(tables, features, asked, now=100)
+    streamed = stream(tables, features, asked, now=100)
+    batches = list(streamed)
+    assert pa.Table.from_batches(batches, streamed.schema).equals(whole.table)
+    assert all(len(batch) <= 64 * 1024 for batch in batches)
+    assert streamed.report == whole.report
+    assert [s.version for s in streamed.sources] == [s.version for s in whole.sources]
+
+
+def test_a_stream_reads_what_was_there_when_it_began(tables):
+    asked = many(3 * CHUNK)
+    expected = read(tables, ["weather:count"], asked).table
+    streamed = iter(stream(tables, ["weather:count"], asked))
+    first = next(streamed)
+    fill(tables(ViewRef("weather", 1)), [("JFK", 101, None, 9.0, -1, 9)])
+    assert pa.Table.from_batches([first, *streamed]).equals(expected)
+
+
+def test_a_spine_may_come_as_files_a_reader_a_frame_or_a_table(tables, tmp_path):
+    import polars as pl
     import pyarrow.parquet as pq
 
-    got = read(tables, ["weather:count"], spine(origin=["JFK"], times=[101]))
-    saved = save_dataset("delays", got, tmp_path, now=7)
-    pq.write_table(got.table.set_column(2, "count", pa.array([BIG - 1])), saved.directory / "data.parquet")
-    with pytest.raises(CorruptionError, match="digest"):
-        saved.verify()
+    asked = many(2 * CHUNK)
+    expected = read(tables, ["weather:count"], asked).table
+    (tmp_path / "spine").mkdir()
+    pq.write_table(asked[:CHUNK], tmp_path / "spine" / "a.parquet")
+    pq.write_table(asked[CHUNK:], tmp_path / "spine" / "b.parquet")
+    reader = asked.to_reader(max_chunksize=1000)
+    for form in (tmp_path / "spine", str(tmp_path / "spine"), reader, asked):
+        got = stream(tables, ["weather:count"], form).to_arrow().read_all()
+        assert got.equals(expected)
+    frame = pl.from_arrow(asked)
+    assert stream(tables, ["weather:count"], frame).to_arrow().read_all()["count"].equals(expected["count"])
+    with pytest.raises(InvalidArgumentError, match="int gives no Arrow batches"):
+        SpineBatches.of(7)
+    with pytest.raises(NotFoundError):
+        SpineBatches.of(tmp_path / "nothing.parquet")
 
 
-def test_a_digest_is_of_values_in_their_order():
-    one = pa.table({"a": [1.0, float("nan"), None], "b": ["x", None, "yz"]})
-    same = pa.concat_tables([one.slice(0, 1), one.slice(1)])
-    assert table_digest(one) == table_digest(same)
-    assert table_digest(one) != table_digest(one.take([1, 0, 2]))
-    assert table_digest(pa.table({"b": ["xy", "z"]})) != table_digest(pa.table({"b": ["x", "yz"]}))
-    assert table_digest(pa.table({"b": pa.array([0], pa.int32())})) != table_digest(
-        pa.table({"b": pa.array([0], pa.int64())})
-    )
-    assert table_digest(pa.table({"b": [[1], None]})) != table_digest(pa.table({"b": [[1], []]}))
+def test_a_parquet_file_is_there_whole_or_not_at_all(tables, tmp_path):
+    import pyarrow.parquet as pq
+
+    asked, path = many(2 * CHUNK + 5), tmp_path / "out" / "train.parquet"
+    streamed = stream(tables, ["weather:count", "heat:warmer"], asked)
+    report = streamed.to_parquet(path)
+    assert pq.read_table(path).equals(read(tables, ["weather:count", "heat:warmer"], asked).table)
+    assert report.rows == len(asked)
+
+    def broken():
+        yield from asked.to_batches(max_chunksize=CHUNK)
+        raise OSError("the line went dead")
+
+    kept = path.read_bytes()
+    with pytest.raises(OSError, match="the line went dead"):
+        stream(tables, ["weather:count"], pa.RecordBatchReader.from_batches(asked.schema, broken())).to_parquet(path)
+    assert path.read_bytes() == kept
+    assert [file.name for file in path.parent.iterdir()] == ["train.parquet"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_full_disk_is_named_and_nothing_is_left(tables, tmp_path, monkeypatch):
+    monkeypatch.setattr(Path, "with_name", lambda self, name: Path("/dev/full"))  # where the draft is written
+    monkeypatch.setattr(Path, "unlink", lambda self, **_: None)
+    with pytest.raises(ResourceExhaustedError, match=r"train.parquet cannot be written.*No space left.*Make room"):
+        stream(tables, ["weather:count"], many(2 * CHUNK)).to_parquet(tmp_path / "train.parquet")
+    assert not (tmp_path / "train.parquet").exists()
+
+
+def test_progress_and_the_rows_read_are_said(tables):
+    said, ended = [], []
+    asked = many(2 * CHUNK + 1)
+    streamed = stream(tables, ["weather:count"], asked, progress=said.append, ended=ended.append)
+    with pytest.raises(FailedPreconditionError, match="not read to its end"):
+        _ = streamed.report
+    assert streamed.read().rows == len(asked)
+    assert [(p.rows, p.total) for p in said] == [(CHUNK, len(asked)), (2 * CHUNK, len(asked)), (len(asked), len(asked))]
+    assert (said[-1].remaining, said[0].rate > 0) == (0, True)
+    assert ended == [len(asked)]
+    with pytest.raises(FailedPreconditionError, match="read before"):
+        list(streamed)
+
+
+def test_a_stream_that_is_left_early_counts_what_was_read(tables):
+    ended = []
+    batches = iter(stream(tables, ["weather:count"], many(3 * CHUNK), ended=ended.append))
+    next(batches)
+    batches.close()
+    assert ended == [CHUNK]
+
+
+def test_a_wrong_spine_is_refused_before_anything_is_read(tables):
+    with pytest.raises(InvalidArgumentError, match="No join key 'origin'"):
+        stream(tables, ["weather:count"], spine(orign=["JFK"], times=[1]))
+
+
+def test_more_memory_means_larger_chunks(tables):
+    said = []
+    asked = many(3 * CHUNK)
+    stream(tables, ["weather:count"], asked, memory_limit=1 << 30, progress=said.append).read()
+    assert [p.rows for p in said] == [len(asked)]

@@ -8,6 +8,7 @@ import pyarrow as pa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from featurestore.offline.engines import ENGINES
 from featurestore.offline.table import OfflineTable
 from featurestore.offline.training_set import read_training_set
 from featurestore.planning import plan_read
@@ -62,9 +63,13 @@ def stores(draw):
     return views, draw(st.lists(st.tuples(st.sampled_from(KEYS) | key, st.none() | instants()), max_size=12))
 
 
-@given(store=stores(), knowledge=st.sampled_from(("as_known", "latest", "as_served")))
+@given(
+    store=stores(),
+    knowledge=st.sampled_from(("as_known", "latest", "as_served")),
+    engine=st.sampled_from(list(ENGINES)),
+)
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-def test_a_training_set_agrees_with_the_oracle_for_every_view(store, knowledge):
+def test_a_training_set_agrees_with_the_oracle_for_every_view(store, knowledge, engine):
     views, pairs = store
     position = 6 if knowledge == "as_served" else None
     schemas = {name: row_schema(name) for name in views}
@@ -95,6 +100,7 @@ def test_a_training_set_agrees_with_the_oracle_for_every_view(store, knowledge):
             plan_read(snapshot, refs),
             spine,
             tables=lambda ref: tables[ref.view],
+            engine=engine,
             knowledge=knowledge,
             position=position,
         )

@@ -6,12 +6,12 @@ An engine is a class with two methods; a new one is a class in a module of this 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib import import_module
+from typing import Protocol, cast
 
 from featurestore.errors import NotFoundError
-from featurestore.offline.engines.duckdb import DuckDBEngine
-from featurestore.offline.point_in_time import Gathered, Joined, PointInTimeRule, Spine
+from featurestore.offline.point_in_time import Gathered, Int64Array, Joined, PointInTimeRule, Spine
 from featurestore.offline.table import OfflineTable
 
 
@@ -23,12 +23,25 @@ class Engine(Protocol):
     def join(self, table: OfflineTable, spine: Spine, rule: PointInTimeRule, columns: Sequence[str]) -> Joined:
         """Return for each spine row the value columns of the one row that the rule gives it."""
 
-    def gather(self, table: OfflineTable, spine: Spine, rule: PointInTimeRule, columns: Sequence[str]) -> Gathered:
-        """Return the events of the spine's entities, for windows to be folded over."""
+    def gather(
+        self,
+        table: OfflineTable,
+        spine: Spine,
+        rule: PointInTimeRule,
+        columns: Sequence[str],
+        *,
+        reach: int | None = None,
+    ) -> Iterator[tuple[Int64Array, Gathered]]:
+        """Yield (rows of the spine, the events of their entities), for windows to be folded over; each spine row comes once.
+
+        Events that lie further back than `reach` microseconds from all times of their entity need not be there.
+        """
 
 
-ENGINES: Mapping[str, Callable[[], Engine]] = {
-    "duckdb": DuckDBEngine,
+# The default first. A module is loaded when its engine is asked for.
+ENGINES: Mapping[str, str] = {
+    "kernel": "featurestore.offline.engines.kernel:KernelEngine",
+    "duckdb": "featurestore.offline.engines.duckdb:DuckDBEngine",
 }
 
 
@@ -40,4 +53,5 @@ def engine_of(name: str) -> Engine:
     """
     if name not in ENGINES:
         raise NotFoundError.of("engine", name, ENGINES)
-    return ENGINES[name]()
+    module, _, engine = ENGINES[name].partition(":")
+    return cast(Callable[[], Engine], getattr(import_module(module), engine))()

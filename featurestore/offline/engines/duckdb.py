@@ -12,22 +12,19 @@ rows in DuckDB 2.0; on numbers it does not.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from featurestore.offline.point_in_time import MATCHED, Gathered, Joined, PointInTimeRule, Spine
+from featurestore.offline.point_in_time import MATCHED, Gathered, Int64Array, Joined, PointInTimeRule, Spine
 from featurestore.offline.relations import query, quoted, with_integer_times
 from featurestore.offline.table import OfflineTable
 from featurestore.rows import CREATED, EVENT, SEQ
 from featurestore.types import INT64_MIN
 from featurestore.windows import Events, WindowColumn
-
-Int64Array = npt.NDArray[np.int64]
 
 ROW, GROUP = "__row", "__group"
 
@@ -67,14 +64,23 @@ class DuckDBEngine:
         winners = pa.array(_taken(order, found), mask=status != MATCHED)
         return Joined(rows.select(list(columns)).take(winners), status)
 
-    def gather(self, table: OfflineTable, spine: Spine, rule: PointInTimeRule, columns: Sequence[str]) -> Gathered:
-        """Return the events of the spine's entities, for windows to be folded over.
+    def gather(
+        self,
+        table: OfflineTable,
+        spine: Spine,
+        rule: PointInTimeRule,
+        columns: Sequence[str],
+        *,
+        reach: int | None = None,  # noqa: ARG002 - all events are there already
+    ) -> Iterator[tuple[Int64Array, Gathered]]:
+        """Return the events of the spine's entities in one part, for windows to be folded over.
 
         Args:
             table: The view's events.
             spine: Keys and times.
             rule: From when each event is known.
             columns: Names of the aggregated columns.
+            reach: Not looked at.
         """
         event_key = [column.name for column in table.schema.event_key]
         rows = _read(table, [*spine.keys.column_names, *event_key], columns)
@@ -96,7 +102,7 @@ class DuckDBEngine:
             identity=_runs(owner, event, identity),
             columns={name: WindowColumn.from_arrow(chosen[name]) for name in columns},
         )
-        return Gathered(events, entity)
+        yield np.arange(len(spine)), Gathered(events, entity)
 
 
 _GREATEST = """
