@@ -67,10 +67,10 @@ class Repository:
             frame.to_parquet(out)
         return seconds
 
-    def materialize(self) -> None:
-        """Fill the online store."""
+    def materialize(self, days: int = 2) -> None:
+        """Fill the online store with the last days."""
         now = datetime.now(UTC)
-        self.store.materialize(now - timedelta(days=2), now)
+        self.store.materialize(now - timedelta(days=days), now)
 
     def request(self, keys: list[int]) -> str:
         """Return the serialized request of an online read over gRPC, in hexadecimal."""

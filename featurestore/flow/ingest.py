@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fcntl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +12,8 @@ from typing import Any, Protocol
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from featurestore.flow.erased import Found
+from featurestore.offline.durable import holding
 from featurestore.offline.table import OfflineTable
 from featurestore.rows import CREATED, EVENT, SEQ, Canonical
 
@@ -38,6 +40,7 @@ class IngestReport:
         null_events: Rows refused because their event time is null.
         null_keys: Rows refused because a key is null.
         warnings: What a user should know.
+        erased: Rows left out because their entity was erased, and they are not later than that.
     """
 
     view: str
@@ -48,6 +51,7 @@ class IngestReport:
     null_events: int
     null_keys: int
     warnings: tuple[str, ...] = ()
+    erased: int = 0
 
 
 @contextmanager
@@ -57,10 +61,26 @@ def ingesting(folder: Path) -> Iterator[None]:
     Args:
         folder: Folder of the version's offline table; the lock lies beside it and goes with the process that holds it.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with folder.with_name(f"{folder.name}.ingest.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with holding(ingest_lock(folder)):
         yield
+
+
+def ingest_lock(folder: Path) -> Path:
+    """Return the lock of the ingests of a view version, which lies beside the folder of its offline table."""
+    return folder.with_name(f"{folder.name}.ingest.lock")
+
+
+def is_ingesting(folder: Path) -> bool:
+    """Say whether an ingest of a view version runs now, in whatever process; see `ingesting`."""
+    path = ingest_lock(folder)
+    if not path.exists():
+        return False
+    with path.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def ingest_rows(
@@ -71,6 +91,8 @@ def ingest_rows(
     sequence: SequenceGiver,
     known_until: int | None,
     backfilled_until: int | None,
+    admit: Callable[[pa.Table, pa.Table], tuple[str, ...]],
+    erased: Callable[[pa.Table], Found],
 ) -> IngestReport:
     """Accept the new rows of a pulled source.
 
@@ -81,9 +103,15 @@ def ingest_rows(
         sequence: Gives the order of acceptance.
         known_until: Leave out rows that became known after this instant (microseconds UTC); None takes all.
         backfilled_until: As the view declares.
+        admit: Called with the new rows among those that were offered before any is accepted; returns warnings, or raises
+            QuarantinedError.
+        erased: Says which rows are of erased entities; they are left out.
     """
-    rows = canonical.rows if known_until is None else canonical.rows.filter(_known(canonical.rows, known_until))
+    known = canonical.rows if known_until is None else canonical.rows.filter(_known(canonical.rows, known_until))
+    gone = erased(known).mask
+    rows = known.filter(pa.array(~gone)) if gone.any() else known
     fresh = table.new_rows(rows)
+    warnings = admit(fresh, rows)
     if len(fresh):
         first = sequence.reserve(len(fresh))
         table.load(fresh.append_column(SEQ, pa.array(range(first, first + len(fresh)), pa.int64())))
@@ -92,10 +120,11 @@ def ingest_rows(
         read=len(canonical.rows) + canonical.null_events + canonical.null_keys,
         accepted=len(fresh),
         repeated=len(rows) - len(fresh),
-        later=len(canonical.rows) - len(rows),
+        later=len(canonical.rows) - len(known),
         null_events=canonical.null_events,
         null_keys=canonical.null_keys,
-        warnings=late_creation_warning(fresh, view, backfilled_until),
+        warnings=(*warnings, *late_creation_warning(fresh, view, backfilled_until)),
+        erased=int(gone.sum()),
     )
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
+import numpy as np
 import pyarrow as pa
 
 from featurestore.flow.row_log import decode_batch, encode_batch
@@ -20,9 +22,14 @@ _END = b"\xff" * 17
 
 
 def park_rows(transaction: Transaction, ref: ViewRef, rows: pa.Table) -> None:
-    """Keep accepted rows until they come due."""
-    for i, (event, seq) in enumerate(zip(micros(rows[EVENT]).tolist(), rows[SEQ].to_pylist(), strict=True)):
-        transaction.put("parked", _KEY.pack(event + _BIAS, seq), encode_batch(ref, rows.slice(i, 1)))
+    """Keep accepted rows until they come due; rows of one event time wait together. To park a row twice changes nothing."""
+    event, seq = micros(rows[EVENT]), np.asarray(rows[SEQ])
+    order = np.lexsort((seq, event))
+    ordered = rows.take(pa.array(order))
+    edges = [0, *(np.flatnonzero(np.diff(event[order])) + 1).tolist(), len(rows)]
+    for start, stop in pairwise(edges if len(rows) else []):
+        key = _KEY.pack(int(event[order[start]]) + _BIAS, int(seq[order[start]]))
+        transaction.put("parked", key, encode_batch(ref, ordered.slice(start, stop - start)))
 
 
 def take_due(transaction: Transaction, now: int) -> dict[ViewRef, Sequence[pa.Table]]:
@@ -34,6 +41,18 @@ def take_due(transaction: Transaction, now: int) -> dict[ViewRef, Sequence[pa.Ta
         ref, row = decode_batch(stored)
         rows.setdefault(ref, []).append(row)
     return dict(rows)
+
+
+def parked_rows(snapshot: Snapshot) -> Iterator[tuple[bytes, ViewRef, pa.Table]]:
+    """Go through the rows that wait, in the order of their events: (key of the entry, view version, rows)."""
+    for key, stored in snapshot.scan("parked", b"", _END):
+        yield key, *decode_batch(stored)
+
+
+def replace_parked(transaction: Transaction, key: bytes, ref: ViewRef, rows: pa.Table) -> None:
+    """Put fewer rows in the place of an entry; without any it goes."""
+    transaction.delete("parked", key)
+    park_rows(transaction, ref, rows)
 
 
 def earliest_parked(snapshot: Snapshot) -> int:

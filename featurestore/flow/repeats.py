@@ -1,6 +1,7 @@
 """What was accepted before: rows by the digest of everything in them, writes by their id.
 
-Two rows are the same when keys, event key, times and values are equal; null equals null, NaN equals NaN, and -0.0 equals 0.0.
+Two rows are the same when keys, event key, times and values are equal; null equals null, NaN equals NaN, and -0.0 equals 0.0. Inside
+nested values every bit counts.
 """
 
 from __future__ import annotations
@@ -39,6 +40,20 @@ def new_rows(transaction: Transaction, ref: ViewRef, schema: RowSchema, rows: pa
     fresh = sorted((i, digest) for (digest, i), old in zip(firsts.items(), known, strict=True) if old is None)
     transaction.put_many("digests", sorted((digest, b"") for _, digest in fresh))
     return rows if len(fresh) == len(rows) else rows.take(pa.array([i for i, _ in fresh], pa.int64()))
+
+
+def forget_rows(transaction: Transaction, ref: ViewRef, schema: RowSchema, rows: pa.Table) -> None:
+    """Forget that rows were accepted: of an erased row not even a digest stays."""
+    for digest in _digests(ref, schema, rows):
+        transaction.delete("digests", digest)
+
+
+def forget_warnings(transaction: Transaction) -> None:
+    """Take the warnings out of the remembered answers: they may quote values."""
+    for key, stored in list(transaction.scan("write_ids", _BY_ID, _BY_ID + b"\xff" * (_DIGEST_BYTES + 1))):
+        answer = msgspec.msgpack.decode(stored)
+        if answer.pop("warnings", None):
+            transaction.put("write_ids", key, msgspec.msgpack.encode(answer))
 
 
 def answer_of(snapshot: Snapshot, ref: ViewRef, write_id: bytes, kind: type[Answer]) -> Answer | None:

@@ -13,6 +13,20 @@ from featurestore.registry.snapshot import ViewRecord
 _pack_prefix = struct.Struct(">I").pack
 
 
+class Fill(msgspec.Struct, frozen=True, array_like=True):
+    """A materialize that is under way.
+
+    Attributes:
+        since: Version of the offline table's log that was online before; None when nothing was.
+        until: Version that it brings online.
+        done: How many groups of files are in.
+    """
+
+    since: int | None
+    until: int
+    done: int = 0
+
+
 class Keyspace(msgspec.Struct, frozen=True, array_like=True):
     """The online rows of one layout of a view version.
 
@@ -20,11 +34,15 @@ class Keyspace(msgspec.Struct, frozen=True, array_like=True):
         number: Its number; it prefixes the keys.
         filled: Whether it may be read: every row there should be is there.
         watermark: It holds every bulk-loaded row up to this event time, microseconds; None before the first materialize.
+        version: It holds what the offline table held at this version of its log; None before the first materialize.
+        fill: A materialize that is not finished; None when there is none.
     """
 
     number: int
     filled: bool = False
     watermark: int | None = None
+    version: int | None = None
+    fill: Fill | None = None
 
     @property
     def prefix(self) -> bytes:
@@ -42,6 +60,14 @@ def has_keyspaces(snapshot: Snapshot, ref: ViewRef) -> bool:
     """Say whether anything of a view version was ever written, in whatever layout."""
     every = f"keyspace/{ref.view}@v{ref.version}/".encode()
     return any(True for _ in snapshot.scan("meta", every, every + b"\xff"))
+
+
+def keyspaces_of(snapshot: Snapshot, ref: ViewRef) -> list[Keyspace]:
+    """Return the keyspaces of a view version, of all layouts that were ever written."""
+    every = f"keyspace/{ref.view}@v{ref.version}/".encode()
+    return [
+        msgspec.msgpack.decode(stored, type=Keyspace) for _, stored in snapshot.scan("meta", every, every + b"\xff")
+    ]
 
 
 def open_keyspace(transaction: Transaction, ref: ViewRef, layout: int) -> Keyspace:
