@@ -417,6 +417,51 @@ def collect(directory: Path, connection: sqlite3.Connection) -> CollectReport:
     return CollectReport(tuple(folded), tuple(removed), tuple(live), tuple(problems))
 
 
+@dataclass(frozen=True, slots=True)
+class LiveRead:
+    """Reads of one feature version that a running worker has counted and not handed over yet.
+
+    Attributes:
+        ref: The feature version.
+        principal: Who authenticated; empty for nobody.
+        consumer: What it was accepted as; empty when none was named.
+        outcome: ``ok`` or ``refused``.
+        last_read: Microseconds since 1970 UTC.
+    """
+
+    ref: FeatureRef
+    principal: str
+    consumer: str
+    outcome: str
+    last_read: int
+
+
+def live_reads(directory: Path) -> tuple[LiveRead, ...]:
+    """Return what running workers have counted in the segments that they still write; nothing is folded or removed.
+
+    Args:
+        directory: Folder of the segments; one that does not exist holds none.
+
+    Raises:
+        CorruptionError: A segment is damaged, so that nobody can say what its worker read.
+    """
+    found: list[LiveRead] = []
+    for path in sorted(directory.glob(f"[!.]*{_SUFFIX}")):
+        with suppress(FileNotFoundError):  # collected in between: its reads are in the registry now
+            for count in _read_segment(path, _peeked(path)).counts:
+                who = (count.principal, count.consumer, count.outcome, count.last_read)
+                found += (LiveRead(ref, *who) for ref in count.refs)
+    return tuple(found)
+
+
+def _peeked(path: Path) -> bytes:
+    """Read a segment that may be written meanwhile: the header once more at the end, so that it knows of every string of a slot."""
+    with path.open("rb") as file:
+        content = file.read()
+        file.seek(0)
+        return file.read(_HEADER) + content[_HEADER:]
+
+
 @contextmanager
 def _unowned(path: Path) -> Iterator[bytes | None]:
     """Hold a segment's lock and give its bytes; None while its worker, or another collector, holds it."""

@@ -6,6 +6,7 @@
     ├── InvalidQuestionError (ValueError)  a question that cannot be answered as asked
     ├── CorruptRegistryError               a registry file that is not what the contract says
     │   └── NewerSchemaError               written by a newer version than this one reads
+    ├── InvalidPolicyError                 a lineage.toml or a baseline that is not as described
     ├── NotAllowedError (PermissionError)  the registry may not be read by this user
     └── UnavailableError (ConnectionError) the registry cannot be read now, such as when it is locked
 
@@ -117,6 +118,18 @@ class NewerSchemaError(CorruptRegistryError):
         )
         self.found = found
         self.supported = supported
+
+
+class InvalidPolicyError(LineageError):
+    """What a project sets for its findings is not as described.
+
+    Attributes:
+        path: The file.
+    """
+
+    def __init__(self, message: str, *, path: Path, repair: str = "") -> None:
+        super().__init__(message, repair=repair)
+        self.path = path
 
 
 class NotAllowedError(LineageError, PermissionError):

@@ -204,16 +204,13 @@ def _contacts(state: State, nodes: Iterable[Node]) -> tuple[tuple[Contact, ...],
     owned: dict[str, set[str]] = {}
     for node in nodes:
         if node.kind in _OWNED:
-            owned.setdefault(_owner(state, node), set()).add(_owned_part(node))
+            owned.setdefault(owner_of(state, node), set()).add(_owned_part(node))
     unowned = tuple(sorted(owned.pop("", ())))
     return tuple(Contact(owner, tuple(sorted(objects))) for owner, objects in sorted(owned.items())), unowned
 
 
-def _owned_part(node: Node) -> str:
-    return view_of(node.name) if node.kind == "feature" else str(node)
-
-
-def _owner(state: State, node: Node) -> str:
+def owner_of(state: State, node: Node) -> str:
+    """Return the owner of a node; empty when it has none, or is of a kind that has none."""
     match node.kind:
         case "view" | "feature":
             return state.snapshot.owner_of(view_of(node.name))
@@ -224,3 +221,7 @@ def _owner(state: State, node: Node) -> str:
             return service.owner if service else ""
         case _:
             return ""
+
+
+def _owned_part(node: Node) -> str:
+    return view_of(node.name) if node.kind == "feature" else str(node)

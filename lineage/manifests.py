@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from lineage.errors import NotFoundError
 from lineage.graph import Node
 from lineage.instants import written
 from lineage.objects import resolve
-from lineage.registry import Consumer, Dataset, Snapshot, feature_in, without_alias
+from lineage.registry import Consumer, Dataset, Snapshot, feature_in, view_of, without_alias
 from lineage.state import State
 from lineage.usage import Coverage, Reads
 
@@ -159,6 +159,8 @@ class ManifestDiff:
         datasets: The training datasets; None where there is none.
         metrics: Name -> value before and after; None where it was not measured.
         settings: Other fields of the manifest that differ, before and after.
+        definitions: What differs in the definition of a feature that has another version: ``(after, what)``.
+        unused: What the second declares and certainly never read, or its model gives no weight.
     """
 
     before: str
@@ -171,6 +173,8 @@ class ManifestDiff:
     datasets: tuple[Dataset | None, Dataset | None]
     metrics: Mapping[str, tuple[float | None, float | None]]
     settings: Mapping[str, tuple[str, str]]
+    definitions: tuple[tuple[str, str], ...] = ()
+    unused: tuple[str, ...] = ()
 
 
 def diff(state: State, before: str, after: str) -> ManifestDiff:
@@ -199,7 +203,44 @@ def diff(state: State, before: str, after: str) -> ManifestDiff:
         datasets=(_dataset(state, left), _dataset(state, right)),
         metrics={name: (left.metrics.get(name), right.metrics.get(name)) for name in names},
         settings=dict(_settings(left, right)),
+        definitions=tuple(_definition_changes(state.snapshot, versions)),
+        unused=_unused(state, right),
     )
+
+
+def _definition_changes(snapshot: Snapshot, versions: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    """Yield each part of a definition that differs between two versions of a feature; ``meaning`` where no part shows it."""
+    for before, after in versions:
+        old, new = _parts(snapshot, without_alias(before)), _parts(snapshot, without_alias(after))
+        shown = [name for name in new if name != "fingerprint" and old.get(name) != new[name]]
+        yield from ((after, f"{name} {old.get(name) or '-'} -> {new[name] or '-'}") for name in shown)
+        if not shown and old.get("fingerprint") != new.get("fingerprint"):
+            yield after, "meaning: another fingerprint"
+
+
+def _parts(snapshot: Snapshot, ref: str) -> Mapping[str, str]:
+    view = snapshot.views.get(view_of(ref))
+    feature = next((feature for feature in view.features if feature.ref == ref), None) if view else None
+    if view is None or feature is None:
+        return {}
+    return {
+        "dtype": feature.dtype,
+        "unit": feature.unit,
+        "columns": ", ".join(feature.columns),
+        "expression": feature.expression or "",
+        "window": feature.settings,
+        "ttl": "" if view.ttl is None else f"{view.ttl / 3_600_000_000:g} h",
+        "source": view.source.name if view.source else "",
+        "fingerprint": feature.fingerprint,
+    }
+
+
+def _unused(state: State, manifest: Consumer) -> tuple[str, ...]:
+    from lineage.findings import Verdict, check
+
+    found = check(state, select=["declared_never_read", "fetched_unused"]).all
+    flagged = (f for f in found if f.verdict is Verdict.FLAGGED and f.subject.partition(" ")[0] == manifest.key)
+    return tuple(sorted({feature for finding in flagged for feature in finding.features}))
 
 
 def manifest_of(state: State, text: str) -> Consumer:

@@ -6,7 +6,7 @@ A name without a version means every version. Where several kinds of object have
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from lineage.errors import NotFoundError
@@ -68,10 +68,23 @@ def _target(text: str, found: dict[str, list[Node]]) -> Target:
 
 def _named(name: str, graph: Graph, kinds: tuple[str, ...]) -> dict[str, list[Node]]:
     found: dict[str, list[Node]] = {}
-    for node in graph.nodes:
-        if node.kind in kinds and name in spellings(node):
-            found.setdefault(node.kind, []).append(node)
+    for kind in kinds:
+        if nodes := [node for node in _candidates(name, graph, kind) if name in spellings(node)]:
+            found[kind] = nodes
     return found
+
+
+def _candidates(name: str, graph: Graph, kind: str) -> Iterator[Node]:
+    """Yield the nodes of a kind that may be written so; only those that begin like it are looked at."""
+    exact = Node(kind, name)
+    if exact in graph:
+        yield exact
+        return
+    match kind:
+        case "feature":
+            yield from graph.nodes.starting(kind, f"{name.partition(':')[0]}@v")
+        case "view" | "consumer":
+            yield from graph.nodes.starting(kind, f"{name.removesuffix('@*')}@")
 
 
 def spellings(node: Node) -> tuple[str, ...]:
@@ -90,6 +103,32 @@ def spellings(node: Node) -> tuple[str, ...]:
             return node.name, model, f"{model}@*"
         case _:
             return (node.name,)
+
+
+def completions(graph: Graph, beginning: str, *, limit: int = 50) -> list[str]:
+    """Return how objects may be written that begin with a text, for a shell.
+
+    Args:
+        graph: Where to look.
+        beginning: What was written so far; ``kind:`` first looks among that kind alone.
+        limit: The most that is returned.
+
+    >>> completions(Graph([Node("view", "weather@v1"), Node("source", "weather")], []), "wea")
+    ['weather', 'weather@v1']
+    """
+    prefix, _, rest = beginning.partition(":")
+    kind = _PREFIXES.get(prefix) if ":" in beginning else None
+    if kind is not None and prefix not in ("view", "feature"):
+        return [
+            f"{prefix}:{node.name}" for node, _ in zip(graph.nodes.starting(kind, rest), range(limit), strict=False)
+        ]
+    found: set[str] = set()
+    for kind in PRECEDENCE:
+        for node in graph.nodes.starting(kind, beginning.partition(":")[0].partition("@")[0]):
+            found.update(text for text in spellings(node) if text.startswith(beginning))
+            if len(found) >= limit:
+                return sorted(found)[:limit]
+    return sorted(found)
 
 
 def _spellings_of(graph: Graph, kinds: tuple[str, ...]) -> set[str]:

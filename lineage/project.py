@@ -8,14 +8,21 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from lineage.cells import Agreement, agreements
+from lineage.changes import Changes, impact_since
 from lineage.consumers import Consumers, consumers, features_of
 from lineage.errors import MissingRegistryError
 from lineage.findings import Finding, Findings, Parameters, check, explain
-from lineage.graph import Closure, Edge, Graph
+from lineage.graph import Closure, Edge, Graph, Moment, Node
 from lineage.impact import Impact, impact
+from lineage.imported import RECORDS
+from lineage.instants import instant
 from lineage.manifests import Declaration, ManifestDiff, declare, diff
 from lineage.objects import resolve
-from lineage.state import State, read_state
+from lineage.policy import read_policy
+from lineage.selection import select
+from lineage.state import State, read_coverage, read_state
+from lineage.timeline import graph_now, kept_graph, timeline
 from lineage.usage import Coverage, Reads
 
 Since = str | int | None
@@ -132,11 +139,19 @@ class Lineage:
         self, parameters: Parameters | None = None, *, since: Since = None, select: Iterable[str] = ()
     ) -> Findings:
         """Run all findings, or those whose code or name is selected."""
-        return check(self.state(since=since), parameters, select=select)
+        return check(self.state(since=since), parameters or self.policy(), select=select)
+
+    def policy(self) -> Parameters:
+        """Return what the project sets for its findings in ``lineage.toml``.
+
+        Raises:
+            InvalidPolicyError: The file is not as described.
+        """
+        return read_policy(self.project)
 
     def explain(self, finding_id: str, parameters: Parameters | None = None) -> Finding:
         """Return one finding with its evidence, derived again."""
-        return explain(self.state(), finding_id, parameters)
+        return explain(self.state(), finding_id, parameters or self.policy())
 
     def declare(self, ref: str, *, since: Since = None) -> Declaration:
         """Write the manifest of a consumer or principal from its observed reads, for review."""
@@ -147,8 +162,55 @@ class Lineage:
         return diff(self.state(), before, after)
 
     def graph(self) -> Graph:
-        """Return the lineage graph, observed reads included."""
-        return self.state().graph
+        """Return the lineage graph, observed reads included; a large one from the file that is kept of it."""
+        if self._as_of is not None:
+            return self.state().graph
+        return kept_graph(self.project / REGISTRY) or graph_now(self.state())
+
+    def coverage(self) -> Coverage:
+        """Return whether all reads were counted."""
+        return read_coverage(self.project / REGISTRY, now=self._clock(), as_of=self._as_of)
+
+    def timeline(self) -> Graph:
+        """Return the graph of every commit and read, each edge with when it held and when that was learnt."""
+        return timeline(self.state())
+
+    def changes(self, before: str, after: str = "") -> tuple[tuple[Edge, ...], tuple[Edge, ...]]:
+        """Return the edges that came and those that went between two instants.
+
+        Args:
+            before: An ISO time or a duration ago such as ``7d``.
+            after: The same; empty is now.
+
+        Raises:
+            InvalidQuestionError: One of them is no time.
+        """
+        now = self._clock()
+        moments = (Moment(instant(text, now=now) if text else now) for text in (before, after))
+        return self.timeline().changes(*moments)
+
+    def cells(self, ref: str = "", *, since: Since = None) -> tuple[Agreement, ...]:
+        """Return how declared, coded and observed agree, per consumer and feature version; empty is everything."""
+        return agreements(self.state(since=since), ref)
+
+    def select(self, selection: str) -> tuple[Node, ...]:
+        """Return the objects that a selection means, e.g. ``+weather@v1:temp+ and owner:risk``."""
+        return select(self.state(), selection)
+
+    def impact_since(self, since: str, *, environment: str | None = None) -> Changes:
+        """Return what changed since a revision, or a time, that somebody may feel, and what each change hits.
+
+        Args:
+            since: A revision, an ISO time or a duration ago.
+            environment: Only reads of this environment count; None is all.
+        """
+        before = read_state(self.project / REGISTRY, now=self._clock(), as_of=since).snapshot
+        return impact_since(self.state(), before, environment=environment)
+
+    @property
+    def records(self) -> Path:
+        """The file of what was imported; there is none before the first import."""
+        return self.project / REGISTRY.with_name(RECORDS)
 
 
 def usage_of(state: State, ref: str) -> ObjectUsage:

@@ -50,17 +50,14 @@ def candidates_of(bindings: Iterable[Binding], snapshot: Snapshot) -> Mapping[st
         bindings: The bindings as recorded.
         snapshot: The registry, for the versions of a model.
     """
+    versions: dict[str, set[str]] = {}
+    for key, consumer in snapshot.consumers.items():
+        if consumer.version:
+            versions.setdefault(f"{key.removesuffix(consumer.version)}*", set()).add(key)
     found: dict[str, set[str]] = {}
     for binding in bindings:
-        found.setdefault(binding.principal, set()).update(_expand(binding.consumer, snapshot))
+        found.setdefault(binding.principal, set()).update(versions.get(binding.consumer, {binding.consumer}))
     return {principal: tuple(sorted(consumers)) for principal, consumers in found.items()}
-
-
-def _expand(pattern: str, snapshot: Snapshot) -> Iterable[str]:
-    if not pattern.endswith("@*"):
-        return (pattern,)
-    versions = {key for key, consumer in snapshot.consumers.items() if key == f"{pattern[:-2]}@{consumer.version}"}
-    return versions or (pattern,)
 
 
 def identify(read: Reads, candidates: Mapping[str, tuple[str, ...]]) -> Reader:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -30,15 +31,38 @@ TABLES = frozenset({"commits", "bindings", "usage_daily", "usage_segments"})
 
 
 @dataclass(frozen=True, slots=True)
+class ColumnOrigin:
+    """Where a column of a query comes from.
+
+    Attributes:
+        column: Its name.
+        direct: (source, column) pairs whose values flow into it.
+        indirect: (source, column) pairs that only decide it, or its rows.
+        opaque: Why there may be more; None when all are known.
+    """
+
+    column: str
+    direct: tuple[tuple[str, str], ...]
+    indirect: tuple[tuple[str, str], ...]
+    opaque: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Source:
     """Where the rows of a view come from.
 
     Attributes:
         name: Identity of the source.
-        kind: ``parquet``, ``sql`` or ``push``.
-        tables: The tables that a SQL source reads.
+        kind: ``parquet``, ``csv``, ``arrow``, ``delta``, ``postgres``, ``sql`` or ``push``.
+        tables: The tables that a SQL source reads, in the order of `aliases`.
+        aliases: What the query calls them.
+        query: SQL text of a query; None without one.
+        dialect: Whose SQL it is: ``duckdb`` or ``postgres``; None without a query.
+        columns: (name, type) of its columns when the plan was made; empty where nobody looked.
+        lineage: Where the columns of a query come from; empty without a query, or where nobody looked.
         event_timestamp: Column of the event time; None when the source has no rows of its own.
         created_timestamp: Column of the time a row became known, or None.
+        path: File, folder, glob or table; None when there is none.
     """
 
     name: str
@@ -46,6 +70,12 @@ class Source:
     tables: tuple[Source, ...] = ()
     event_timestamp: str | None = None
     created_timestamp: str | None = None
+    aliases: tuple[str, ...] = ()
+    query: str | None = None
+    dialect: str | None = None
+    columns: tuple[tuple[str, str], ...] = ()
+    lineage: tuple[ColumnOrigin, ...] = ()
+    path: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +86,10 @@ class Feature:
         ref: ``view@v1:feature``.
         columns: Source columns its values are computed from.
         expression: SQL of an on-demand feature; None for all others.
-        condition: SQL condition that chooses the events of a window; None without one.
+        deciding: Columns of the source that decide which events a window counts.
+        description: What it means; empty when nobody said.
+        fingerprint: Hash of its meaning; empty in a document without one.
+        settings: The other parts of its definition, as text: the window and what it aggregates.
     """
 
     ref: str
@@ -65,7 +98,10 @@ class Feature:
     unit: str
     columns: tuple[str, ...] = ()
     expression: str | None = None
-    condition: str | None = None
+    deciding: tuple[str, ...] = ()
+    description: str = ""
+    fingerprint: str = ""
+    settings: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +115,9 @@ class ViewVersion:
         request: Names of the values that come with a request.
         join_keys: Columns of the entity's key.
         access: ``observe``, ``warn`` or ``enforce``.
+        ttl: How long a row counts, in microseconds; None is without limit.
+        created_revision: The revision that made it; 0 when unknown.
+        tags: What people noted on it.
     """
 
     ref: str
@@ -94,6 +133,9 @@ class ViewVersion:
     request: tuple[str, ...]
     access: str
     owner: str
+    ttl: int | None = None
+    created_revision: int = 0
+    tags: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +147,7 @@ class Service:
     owner: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Consumer:
     """A manifest: what a consumer declares that it reads and writes.
 
@@ -115,6 +157,7 @@ class Consumer:
         environment: Where the declaration counts; empty is everywhere.
         cadence_days: How often it reads; None is at any time.
         expires_at: From this instant on (microseconds since 1970 UTC) the declaration no longer counts; None is never.
+        tags: What people noted on it; ``code`` names the folder that its code is in.
     """
 
     key: str
@@ -131,8 +174,9 @@ class Consumer:
     cadence_days: float | None = None
     expires_at: int | None = None
     owner: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def features(self) -> frozenset[str]:
         """The feature versions it declares, without aliases."""
         return frozenset(map(without_alias, self.reads))
@@ -168,7 +212,7 @@ class Binding:
     consumer: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Snapshot:
     """The registry at one commit.
 
@@ -186,6 +230,15 @@ class Snapshot:
     services: Mapping[str, Service]
     consumers: Mapping[str, Consumer]
     datasets: Mapping[str, Dataset]
+
+    @cached_property
+    def writers(self) -> Mapping[str, tuple[str, ...]]:
+        """View version -> the consumers that write it: its rows are their predictions."""
+        found: dict[str, list[str]] = {}
+        for key, consumer in self.consumers.items():
+            for view in consumer.writes:
+                found.setdefault(view, []).append(key)
+        return {view: tuple(keys) for view, keys in found.items()}
 
     def inputs_of(self, ref: str) -> frozenset[str]:
         """Return all that an on-demand feature is computed from, so that reading it reads them; nothing for any other feature."""
@@ -262,13 +315,40 @@ def connect(path: Path) -> Iterator[sqlite3.Connection]:
     if not os.access(path, os.R_OK):
         raise NotAllowedError(f"You may not read the registry '{path}'.")
     with _translated(path):
-        connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=5, isolation_level=None)
+        connection = _begun(path)
         try:
-            connection.execute("BEGIN")
             _check_tables(connection, path)
             yield connection
         finally:
             connection.close()
+
+
+def _begun(path: Path) -> sqlite3.Connection:
+    """Open the file and begin to read.
+
+    A registry in WAL mode needs two files beside it, which SQLite cannot make in a folder that is read-only. Where nothing waits in a
+    log the file alone is the whole registry, and nobody writes it there: then it is read as it is.
+    """
+    address = f"{path.resolve().as_uri()}?mode=ro"
+    try:
+        return _beginning(address)
+    except sqlite3.OperationalError:
+        log = path.with_name(f"{path.name}-wal")
+        is_whole = not log.exists() or log.stat().st_size == 0
+        if not is_whole or os.access(path.parent, os.W_OK):
+            raise
+        return _beginning(f"{address}&immutable=1")
+
+
+def _beginning(address: str) -> sqlite3.Connection:
+    connection = sqlite3.connect(address, uri=True, timeout=5, isolation_level=None)
+    try:
+        connection.execute("BEGIN")
+        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    except sqlite3.DatabaseError:
+        connection.close()
+        raise
+    return connection
 
 
 @contextmanager
@@ -351,25 +431,45 @@ def read_bindings(connection: sqlite3.Connection, *, until: int) -> tuple[Bindin
     return tuple(Binding(*row) for row in rows)
 
 
-def read_declared_since(connection: sqlite3.Connection, *, revision: int) -> Mapping[tuple[str, str], int]:
-    """Return since when each consumer declares each feature without a break, looking back from a revision.
+@dataclass(frozen=True, slots=True)
+class Declarations:
+    """Since when each consumer declares each feature without a break, up to a commit.
 
-    Returns:
-        ``(consumer key, view@v1:feature)`` -> instant of the commit that declared it, in microseconds since 1970 UTC.
+    Attributes:
+        revision: The commit; 0 is before the first.
+        committed_at: Its instant, which tells it from a commit of the same number in another registry.
+        since: ``(consumer key, view@v1:feature)`` -> instant in microseconds since 1970 UTC.
     """
+
+    revision: int = 0
+    committed_at: int = 0
+    since: Mapping[tuple[str, str], int] = field(default_factory=dict)
+
+
+def read_declarations(
+    connection: sqlite3.Connection, *, revision: int, known: Declarations = Declarations()
+) -> Declarations:
+    """Return since when each consumer declares each feature, up to a revision.
+
+    Args:
+        connection: An open registry.
+        revision: The last commit that counts.
+        known: The answer of an earlier commit: only what came after it is read. One of another registry is not used.
+    """
+    row = connection.execute("SELECT committed_at FROM commits WHERE revision = ?", (known.revision,)).fetchone()
+    if known.revision > revision or (known.revision and (row is None or row[0] != known.committed_at)):
+        known = Declarations()
     rows = connection.execute(
-        "SELECT committed_at, json_extract(document, '$.consumers') FROM commits WHERE revision <= ? ORDER BY revision DESC",
-        (revision,),
+        "SELECT revision, committed_at, json_extract(document, '$.consumers') FROM commits "
+        "WHERE revision > ? AND revision <= ? ORDER BY revision",
+        (known.revision, revision),
     )
-    since: dict[tuple[str, str], int] = {}
-    unbroken: set[tuple[str, str]] | None = None
-    for committed_at, consumers in rows:
-        declared = _declarations(json.loads(consumers or "{}"))
-        unbroken = declared if unbroken is None else unbroken & declared
-        if not unbroken:
-            break
-        since.update(dict.fromkeys(unbroken, committed_at))
-    return since
+    before, declared = "", set(known.since)
+    for number, committed_at, consumers in rows:
+        if consumers != before:
+            before, declared = consumers, _declarations(json.loads(consumers or "{}"))
+        known = Declarations(number, committed_at, {pair: known.since.get(pair, committed_at) for pair in declared})
+    return known
 
 
 def _declarations(consumers: Mapping[str, Any]) -> set[tuple[str, str]]:
@@ -444,19 +544,45 @@ def _view(name: str, number: int, version: Mapping[str, Any], entities: Mapping[
         request=tuple(column for column, _ in version.get("request", ())),
         access=version.get("access", "observe"),
         owner=version.get("owner", ""),
+        ttl=version.get("ttl"),
+        created_revision=version.get("created_revision") or 0,
+        tags=dict(version.get("tags") or {}),
     )
 
 
-def _source(document: Mapping[str, Any] | str, name: str) -> Source:
+def _source(document: Mapping[str, Any] | str, name: str, columns: Sequence[Sequence[str]] = ()) -> Source:
     if isinstance(document, str):  # a table of a SQL source may be given by its path alone
-        return Source(document, "parquet")
+        return Source(document, "parquet", columns=_pairs(columns), path=document)
+    tables = document.get("tables") or {}
+    found = document.get("table_columns") or {}
+    query = document.get("query")
+    sources = {alias: _source(table, alias, found.get(alias, ())) for alias, table in tables.items()}
     return Source(
         name=document.get("name") or document.get("path") or name,
         kind=document["kind"],
-        tables=tuple(_source(table, table_name) for table_name, table in (document.get("tables") or {}).items()),
+        tables=tuple(sources.values()),
         event_timestamp=document.get("event_timestamp"),
         created_timestamp=document.get("created_timestamp"),
+        aliases=tuple(tables),
+        query=query,
+        dialect=(document.get("dialect") or "duckdb") if query else None,
+        columns=_pairs(document.get("columns") or columns),
+        path=document.get("path"),
+        lineage=tuple(_origin(column, origin, sources) for column, origin in (document.get("lineage") or {}).items()),
     )
+
+
+def _origin(column: str, document: Mapping[str, Any], sources: Mapping[str, Source]) -> ColumnOrigin:
+    return ColumnOrigin(
+        column=column,
+        direct=tuple((sources[table].name, name) for table, name in document.get("direct", ())),
+        indirect=tuple(dict.fromkeys((sources[table].name, name) for table, name, _ in document.get("indirect", ()))),
+        opaque=document.get("opaque"),
+    )
+
+
+def _pairs(columns: Sequence[Sequence[str]]) -> tuple[tuple[str, str], ...]:
+    return tuple((name, dtype) for name, dtype in columns)
 
 
 def _feature(view_ref: str, document: Mapping[str, Any]) -> Feature:
@@ -470,7 +596,19 @@ def _feature(view_ref: str, document: Mapping[str, Any]) -> Feature:
         unit=document.get("unit") or "",
         columns=tuple(column for column in columns if column),
         expression=expression.get("sql", "") if expression else None,
-        condition=aggregation.get("where"),
+        deciding=tuple(column for column, _ in (aggregation.get("where") or {}).get("columns", ())),
+        description=document.get("description") or "",
+        fingerprint=document.get("fingerprint") or "",
+        settings=_settings(aggregation),
+    )
+
+
+def _settings(aggregation: Mapping[str, Any]) -> str:
+    """Return the window of a feature as one text; empty for a feature without one."""
+    parts = {name: value for name, value in aggregation.items() if value not in (None, "", [], {}) and name != "where"}
+    where = (aggregation.get("where") or {}).get("sql")
+    return ", ".join(
+        [*(f"{name}={value}" for name, value in sorted(parts.items())), *([f"where={where}"] if where else [])]
     )
 
 
@@ -490,6 +628,7 @@ def _consumer(key: str, document: Mapping[str, Any]) -> Consumer:
         cadence_days=document.get("cadence_days"),
         expires_at=document.get("expires_at"),
         owner=document.get("owner") or "",
+        tags=dict(document.get("tags") or {}),
     )
 
 

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lineage.graph import Graph, Node, build_graph
+from lineage.imported import RECORDS, Records, keep_declarations, read_kept_declarations, read_records
 from lineage.instants import instant
 from lineage.readers import Reader, candidates_of, identify
 from lineage.registry import (
@@ -17,9 +19,15 @@ from lineage.registry import (
     parse_snapshot,
     read_bindings,
     read_commit,
-    read_declared_since,
+    read_declarations,
 )
-from lineage.usage import Reads, Usage, read_usage
+from lineage.usage import Coverage, Reads, Session, Usage, read_segments, read_sessions, read_usage
+
+if TYPE_CHECKING:
+    from lineage.consumers import Relation
+
+# Reading fewer commits than this again costs less than keeping what they said.
+KEPT_FROM = 32
 
 
 @dataclass(frozen=True)
@@ -65,6 +73,38 @@ class State:
         return {reader: frozenset(features) for reader, features in found.items()}
 
     @cached_property
+    def relations(self) -> tuple[Relation, ...]:
+        """Every reader and feature version with how declared and observed agree, as `lineage.consumers.relations` says it."""
+        from lineage.consumers import relations
+
+        return tuple(relations(self))
+
+    @cached_property
+    def unclaimed(self) -> tuple[str, ...]:
+        """The consumers that no principal is bound to: an unknown principal may well be one of them."""
+        bound = {binding.consumer for binding in self.bindings}
+        return tuple(key for key in self.snapshot.consumers if not {key, f"{key.partition('@')[0]}@*"} & bound)
+
+    @cached_property
+    def relations_of(self) -> Mapping[str, tuple[Relation, ...]]:
+        """Name of a consumer or principal -> its relations."""
+        found: dict[str, list[Relation]] = {}
+        for relation in self.relations:
+            found.setdefault(relation.reader.node.name, []).append(relation)
+        return {name: tuple(relations) for name, relations in found.items()}
+
+    @cached_property
+    def records(self) -> Records:
+        """What was imported: reads around the server, references in code, model artefacts."""
+        return read_records(self.path.parent / RECORDS, until=self.now)
+
+    @cached_property
+    def sessions(self) -> tuple[Session, ...]:
+        """The reads by client, which tell workloads of one credential apart."""
+        with connect(self.path) as connection:
+            return read_sessions(connection, since=self.usage.since, until=self.usage.until)
+
+    @cached_property
     def graph(self) -> Graph:
         """The lineage graph, observed reads included."""
         observed = ((read.feature, reader.node) for reader, read in self.reads if read.served)
@@ -80,8 +120,13 @@ class State:
     @cached_property
     def declared_since(self) -> Mapping[tuple[str, str], int]:
         """``(consumer, feature)`` -> since when it is declared, in microseconds since 1970 UTC."""
+        kept = self.path.parent / RECORDS
+        known = read_kept_declarations(kept)
         with connect(self.path) as connection:
-            return read_declared_since(connection, revision=self.snapshot.revision)
+            found = read_declarations(connection, revision=self.snapshot.revision, known=known)
+        if found.revision - known.revision >= KEPT_FROM:
+            keep_declarations(kept, found)
+        return found.since
 
     def owner_of(self, consumer: str) -> str:
         """Return the owner of a consumer; empty when it has no manifest or names none."""
@@ -109,6 +154,15 @@ def read_state(path: Path, *, now: int, as_of: str | None = None, since: str | i
         start = instant(since, now=moment) if isinstance(since, str) else since
         usage = read_usage(connection, since=start, until=moment)
         return State(path, parse_snapshot(commit, path), read_bindings(connection, until=moment), usage, moment)
+
+
+def read_coverage(path: Path, *, now: int, as_of: str | None = None) -> Coverage:
+    """Return whether all reads up to a moment were counted, without reading the registry itself; arguments as in `read_state`."""
+    with connect(path) as connection:
+        moment = (
+            now if as_of is None else _moment(as_of, read_commit(connection, path, as_of, now=now).replaced_at, now)
+        )
+        return Usage((), read_segments(connection, until=moment), None, moment).coverage()
 
 
 def _moment(as_of: str | None, replaced_at: int | None, now: int) -> int:

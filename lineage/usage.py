@@ -9,6 +9,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from itertools import groupby, pairwise
 from operator import attrgetter
 from typing import Any
@@ -25,6 +26,13 @@ _READS = """
     WHERE last_read >= ? AND first_read <= ?
     GROUP BY view, version, feature, principal, consumer, binding, environment, mode, outcome
     ORDER BY 1, 2, 3, 4, 5, 6, 7
+"""
+_SESSIONS = """
+    SELECT principal, client, consumer, binding, view || '@v' || version || ':' || feature, count(DISTINCT day), sum(calls)
+    FROM usage_daily
+    WHERE last_read >= ? AND first_read <= ? AND outcome = 'ok' AND principal != ''
+    GROUP BY principal, client, consumer, binding, view, version, feature
+    ORDER BY principal, client, consumer, binding
 """
 _SEGMENTS = """
     SELECT worker, number, environment, started_at, ended_at, closed, dropped
@@ -68,7 +76,34 @@ class Reads:
 
     def evidence(self) -> dict[str, Any]:
         """Return it as one piece of evidence."""
-        return {"type": "usage", **asdict(self)}
+        return {"type": "usage", **{name: getattr(self, name) for name in self.__slots__}}
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """What one client read with one credential.
+
+    Attributes:
+        principal: The credential.
+        client: Peer host and user agent.
+        consumer: What it was accepted as; empty when none was named.
+        binding: How the consumer was established.
+        features: The feature versions it got values of.
+        days: On how many UTC days.
+        calls: The most calls of one feature.
+    """
+
+    principal: str
+    client: str
+    consumer: str
+    binding: str
+    features: frozenset[str]
+    days: int
+    calls: int
+
+    def evidence(self) -> dict[str, Any]:
+        """Return it as one piece of evidence."""
+        return {"type": "session", **asdict(self), "features": sorted(self.features)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +191,7 @@ class Coverage:
         return "complete" if self.complete else "incomplete: " + "; ".join(map(str, self.gaps))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Usage:
     """All reads and segments of a window.
 
@@ -203,9 +238,18 @@ class Usage:
             environment: Only the workers of this environment count; None or empty is all.
         """
         start = self.since if since is None else since
-        segments = [s for s in self.segments if not environment or s.environment == environment]
-        gaps = tuple(gap for gap in _gaps(segments, self.until) if gap.overlaps(start, self.until))
-        return Coverage(start, self.until, gaps, len({segment.worker for segment in segments}))
+        known = self._known.get(environment or "")
+        if known is None:
+            segments = [s for s in self.segments if not environment or s.environment == environment]
+            known = tuple(_gaps(segments, self.until)), len({segment.worker for segment in segments})
+            self._known[environment or ""] = known
+        gaps = tuple(gap for gap in known[0] if gap.overlaps(start, self.until))
+        return Coverage(start, self.until, gaps, known[1])
+
+    @cached_property
+    def _known(self) -> dict[str, tuple[tuple[Gap, ...], int]]:
+        """Environment -> its gaps and workers: asked about for every declaration, and the same each time."""
+        return {}
 
 
 def read_usage(connection: sqlite3.Connection, *, since: int | None, until: int) -> Usage:
@@ -217,8 +261,24 @@ def read_usage(connection: sqlite3.Connection, *, since: int | None, until: int)
         until: Rows whose first read is after this instant are left out. Counts are by day, so a row across an end counts whole.
     """
     rows = connection.execute(_READS, (-(2**63) if since is None else since, until))
-    segments = connection.execute(_SEGMENTS, (until,))
-    return Usage(tuple(Reads(*row) for row in rows), tuple(_segment(row) for row in segments), since, until)
+    return Usage(tuple(Reads(*row) for row in rows), read_segments(connection, until=until), since, until)
+
+
+def read_segments(connection: sqlite3.Connection, *, until: int) -> tuple[Segment, ...]:
+    """Read the segments that began up to an instant (microseconds since 1970 UTC)."""
+    return tuple(_segment(row) for row in connection.execute(_SEGMENTS, (until,)))
+
+
+def read_sessions(connection: sqlite3.Connection, *, since: int | None, until: int) -> tuple[Session, ...]:
+    """Read the answered reads of a window by principal, client and consumer; arguments as in `read_usage`."""
+    rows = connection.execute(_SESSIONS, (-(2**63) if since is None else since, until))
+    found = []
+    for (principal, client, consumer, binding), group in groupby(rows, key=lambda row: row[:4]):
+        features = [(ref, days, calls) for *_, ref, days, calls in group]
+        most_days, most_calls = max(days for _, days, _ in features), max(calls for *_, calls in features)
+        names = frozenset(ref for ref, _, _ in features)
+        found.append(Session(principal, client, consumer, binding, names, most_days, most_calls))
+    return tuple(found)
 
 
 def _segment(row: tuple[str, int, str, int, int, int, int]) -> Segment:

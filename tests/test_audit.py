@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featurestore import audit
-from featurestore.audit import MINUTE, UsageWriter, collect
+from featurestore.audit import MINUTE, UsageWriter, collect, live_reads
 from featurestore.errors import ConflictError, FailedPreconditionError, InvalidArgumentError, NotFoundError
 
 DDL = """
@@ -187,6 +187,22 @@ def test_a_segment_whose_process_lives_is_left_alone_until_it_is_gone(tmp_path, 
         child.communicate()
     collect(tmp_path, database)
     assert calls(database)[TEMP] == 5
+
+
+def test_what_a_running_worker_counted_is_seen_and_stays_where_it_is(tmp_path, clock, database):
+    writer = writer_in(tmp_path, clock)
+    read(writer, "p2")
+    clock.now += 5
+    read(writer, "p1", outcome="refused", rows=0)
+    read(writer, "p1", principal="bob")
+    seen = {(str(r.ref), r.principal, r.outcome, r.last_read) for r in live_reads(tmp_path)}
+    served = {(ref, "ana", "ok", START) for ref in (TEMP, HUMID, SEATS)}
+    assert seen == served | {(TEMP, "ana", "refused", START + 5), (TEMP, "bob", "ok", START + 5)}
+    assert collect(tmp_path, database).folded == ()
+    writer.close()
+    collect(tmp_path, database)
+    assert calls(database) == {TEMP: 3, HUMID: 1, SEATS: 1}
+    assert live_reads(tmp_path) == ()
 
 
 def test_rotation_hands_over_while_counting_goes_on(tmp_path, clock, database):

@@ -7,19 +7,47 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lineage.errors import InvalidQuestionError, NotFoundError
+from lineage.findings.around_the_server import RULES as AROUND_RULES
+from lineage.findings.around_the_server import around_the_server
 from lineage.findings.declared_never_read import RULES as NEVER_READ_RULES
 from lineage.findings.declared_never_read import declared_never_read
-from lineage.findings.finding import SEVERITIES, Finding, Parameters, Rule, Verdict
+from lineage.findings.definitions import RULES as DEFINITION_RULES
+from lineage.findings.definitions import definitions
+from lineage.findings.dormant_references import RULES as DORMANT_RULES
+from lineage.findings.dormant_references import dormant_references
+from lineage.findings.fetched_unused import RULES as FETCHED_RULES
+from lineage.findings.fetched_unused import fetched_unused
+from lineage.findings.finding import SEVERITIES, Finding, Parameters, Rule, Suppression, Verdict
+from lineage.findings.shared_credentials import RULES as SHARED_RULES
+from lineage.findings.shared_credentials import shared_credentials
 from lineage.findings.undeclared_consumers import RULES as UNDECLARED_RULES
 from lineage.findings.undeclared_consumers import undeclared_consumers
+from lineage.instants import written
 from lineage.state import State
 from lineage.usage import Coverage
 
-FINDINGS: tuple[Callable[[State, Parameters], Iterator[Finding]], ...] = (undeclared_consumers, declared_never_read)
-RULES: tuple[Rule, ...] = (*UNDECLARED_RULES, *NEVER_READ_RULES)
+FINDINGS: tuple[Callable[[State, Parameters], Iterator[Finding]], ...] = (
+    undeclared_consumers,
+    around_the_server,
+    shared_credentials,
+    declared_never_read,
+    fetched_unused,
+    dormant_references,
+    definitions,
+)
+_RULES_OF: Mapping[Callable[[State, Parameters], Iterator[Finding]], tuple[Rule, ...]] = {
+    undeclared_consumers: UNDECLARED_RULES,
+    around_the_server: AROUND_RULES,
+    shared_credentials: SHARED_RULES,
+    declared_never_read: NEVER_READ_RULES,
+    fetched_unused: FETCHED_RULES,
+    dormant_references: DORMANT_RULES,
+    definitions: DEFINITION_RULES,
+}
+RULES: tuple[Rule, ...] = tuple(rule for run in FINDINGS for rule in _RULES_OF[run])
 
 __all__ = [
     "FINDINGS",
@@ -29,6 +57,7 @@ __all__ = [
     "Findings",
     "Parameters",
     "Rule",
+    "Suppression",
     "Verdict",
     "check",
     "explain",
@@ -54,9 +83,13 @@ class Findings:
         return {str(verdict): counted[str(verdict)] for verdict in Verdict}
 
     def flagged(self, *, at_least: str = "info") -> tuple[Finding, ...]:
-        """Return what is flagged with at least a severity."""
+        """Return what is flagged with at least a severity and not suppressed."""
         floor = SEVERITIES.index(at_least)
-        return tuple(f for f in self.all if f.verdict is Verdict.FLAGGED and SEVERITIES.index(f.rule.severity) >= floor)
+        return tuple(f for f in self.all if _counts(f) and SEVERITIES.index(f.rule.severity) >= floor)
+
+
+def _counts(finding: Finding) -> bool:
+    return finding.verdict is Verdict.FLAGGED and not finding.suppressed
 
 
 def check(state: State, parameters: Parameters | None = None, *, select: Iterable[str] = ()) -> Findings:
@@ -65,14 +98,30 @@ def check(state: State, parameters: Parameters | None = None, *, select: Iterabl
     Args:
         state: The registry and the usage.
         parameters: What the project sets; None is the defaults.
-        select: Codes, beginnings of codes (``LN1``) or names to keep; empty keeps all.
+        select: Codes, beginnings of codes (``LN1``) or names to keep; empty keeps what the project selects, else what runs by itself.
 
     Raises:
         InvalidQuestionError: `select` names no finding.
     """
-    wanted = _selected(tuple(select))
-    found = (finding for run in FINDINGS for finding in run(state, parameters or Parameters()))
+    settings = parameters or Parameters()
+    wanted = frozenset(_selected(tuple(select) or settings.select))
+    runs = [run for run in FINDINGS if wanted.intersection(_RULES_OF[run])]
+    found = (_judged(finding, settings, state.now) for run in runs for finding in run(state, settings))
     return Findings(tuple(sorted((f for f in found if f.rule in wanted), key=_rank)), state.usage.coverage())
+
+
+def _judged(finding: Finding, settings: Parameters, now: int) -> Finding:
+    """Return a finding with why it does not count, if something says so."""
+    if finding.verdict is not Verdict.FLAGGED:
+        return finding
+    if finding.id in settings.baseline:
+        return replace(finding, suppressed="in the baseline")
+    active = (s for s in settings.suppressions if now < s.until and s.covers(finding))
+    if (suppression := next(active, None)) is None:
+        return finding
+    return replace(
+        finding, suppressed=f"{suppression.reason} ({suppression.owner}, until {written(suppression.until)})"
+    )
 
 
 def explain(state: State, finding_id: str, parameters: Parameters | None = None) -> Finding:
@@ -87,7 +136,7 @@ def explain(state: State, finding_id: str, parameters: Parameters | None = None)
         NotFoundError: No finding has this identity, now.
         InvalidQuestionError: Several begin so.
     """
-    every = {finding.id: finding for finding in check(state, parameters).all}
+    every = {finding.id: finding for finding in check(state, parameters, select=[rule.code for rule in RULES]).all}
     matching = [found for found in every if found.startswith(finding_id)] if finding_id else []
     if finding_id in every:
         return every[finding_id]
@@ -103,7 +152,9 @@ def _selected(select: tuple[str, ...]) -> tuple[Rule, ...]:
         if not any(_is_selected(rule, text) for rule in RULES):
             known = ", ".join(rule.code for rule in RULES)
             raise InvalidQuestionError(f"No finding '{text}'.", repair=f"There is: {known}.")
-    return tuple(rule for rule in RULES if not select or any(_is_selected(rule, text) for text in select))
+    if not select:
+        return tuple(rule for rule in RULES if rule.default)
+    return tuple(rule for rule in RULES if any(_is_selected(rule, text) for text in select))
 
 
 def _is_selected(rule: Rule, text: str) -> bool:

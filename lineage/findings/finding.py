@@ -29,12 +29,14 @@ class Rule:
         name: Stable, e.g. ``anonymous_read``.
         severity: One of SEVERITIES.
         summary: One sentence for people.
+        default: Whether it runs when nothing is selected.
     """
 
     code: str
     name: str
     severity: str
     summary: str
+    default: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,8 @@ class Finding:
         message: The fact in one sentence.
         evidence: Usage rows, gaps and edges that it rests on.
         fix: The command, or the line of features.py, that settles it; empty when there is nothing to do.
+        features: The feature versions it is about; empty when it is about no single ones.
+        suppressed: Why it does not count, and until when; empty when it counts.
     """
 
     rule: Rule
@@ -56,6 +60,8 @@ class Finding:
     message: str
     evidence: tuple[Mapping[str, Any], ...] = ()
     fix: str = ""
+    features: tuple[str, ...] = ()
+    suppressed: str = ""
 
     @property
     def id(self) -> str:
@@ -75,7 +81,38 @@ class Finding:
             "message": self.message,
             "evidence": [dict(piece) for piece in self.evidence],
             "fix": self.fix,
+            "features": list(self.features),
+            "suppressed": self.suppressed,
         }
+
+
+@dataclass(frozen=True, slots=True)
+class Suppression:
+    """A finding that does not count for a while.
+
+    Attributes:
+        finding: Its identity; empty where `rule` and `subject` say which.
+        rule: Code of the rule.
+        subject: What it is about; ``*`` stands for anything.
+        reason: Why it does not count.
+        owner: Who answers for that.
+        until: From this instant on it counts again, in microseconds since 1970 UTC.
+    """
+
+    finding: str
+    rule: str
+    subject: str
+    reason: str
+    owner: str
+    until: int
+
+    def covers(self, finding: Finding) -> bool:
+        """Say whether this is about a finding."""
+        from fnmatch import fnmatchcase
+
+        if self.finding:
+            return finding.id == self.finding
+        return finding.rule.code == self.rule and fnmatchcase(finding.subject, self.subject)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +121,14 @@ class Parameters:
 
     Attributes:
         minimum_days: A declaration is called never read only after this many days; 0 is at once.
+        store_principals: Accounts of the store itself in imported logs.
+        select: Codes, beginnings of codes, or names of the rules to run; empty runs those that run by themselves.
+        suppressions: Findings that do not count for a while.
+        baseline: Identities of findings that were there before anybody checked; they do not count.
     """
 
     minimum_days: float = 0.0
+    store_principals: frozenset[str] = frozenset()
+    select: tuple[str, ...] = ()
+    suppressions: tuple[Suppression, ...] = ()
+    baseline: frozenset[str] = frozenset()

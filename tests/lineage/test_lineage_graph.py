@@ -120,8 +120,9 @@ def test_an_expression_without_text_is_taken_to_use_every_input(registry, docume
     assert {"weather@v1:temp", "weather@v1:humid"} <= set(map(str, ask.upstream("comfort@v1:damp", depth=1).nodes))
 
 
-def test_conditions_of_windows_are_indirect_and_strings_and_functions_are_no_columns(registry, document, ask):
-    aggregation = {"column": "minutes", "function": "avg", "time_window": 1, "where": "lower(carrier) = 'UA'"}
+def test_the_columns_that_filters_of_windows_read_are_indirect(registry, document, ask):
+    where = {"sql": "lower(carrier) = 'UA'", "tree": {}, "columns": [["carrier", "string"]]}
+    aggregation = {"column": "minutes", "function": "mean", "time_window": 1, "n": None, "where": where}
     late = {"name": "late", "dtype": "float64", "column": None, "aggregation": aggregation, "expression": None}
     document["views"]["traffic"] = {
         "current": 1,

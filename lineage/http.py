@@ -1,0 +1,156 @@
+"""The questions of lineage over HTTP: the same answers as ``--format json`` of the command, as routes for a FastAPI application.
+
+    app.include_router(router(lambda: Lineage("flights"), authorize=may_read), prefix="/lineage")
+
+Every route only reads, and asks `authorize` first. FastAPI is imported here and nowhere else in asked.lineage.
+"""
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query, Request
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from fastapi.routing import APIRoute
+
+from lineage.cli import EXIT_CODES
+from lineage.drawing import as_document, as_dot, as_mermaid
+from lineage.errors import LineageError
+from lineage.objects import resolve
+from lineage.printing import document
+from lineage.project import Lineage
+from lineage.usage import Coverage
+
+# Exit codes of the command -> statuses of HTTP.
+_STATUSES = {2: 400, 3: 500, 4: 404, 5: 403, 6: 503}
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """The project that is asked, and when, by `time.perf_counter`."""
+
+    lineage: Lineage
+    started: float
+
+
+class _Route(APIRoute):
+    """Answers an error of lineage with its message and the status that fits."""
+
+    def get_route_handler(self) -> Callable[[Request], Any]:
+        handler = super().get_route_handler()
+
+        async def answer(request: Request) -> Response:
+            try:
+                return await handler(request)
+            except LineageError as error:
+                code = next((code for kind, code in EXIT_CODES.items() if isinstance(error, kind)), 1)
+                return JSONResponse({"error": str(error)}, _STATUSES.get(code, 500))
+
+        return answer
+
+
+def router(open_lineage: Callable[[], Lineage], *, authorize: Callable[..., Any]) -> APIRouter:  # noqa: C901 - one line a route
+    """Return the routes of every question.
+
+    Args:
+        open_lineage: Opens the project that is asked about.
+        authorize: A FastAPI dependency that raises unless the caller may read asked.lineage.
+    """
+    routes = APIRouter(route_class=_Route, dependencies=[Depends(authorize)], tags=["lineage"])
+
+    def asked_now() -> _Asked:
+        started = time.perf_counter()
+        return _Asked(open_lineage(), started)
+
+    Asked = Annotated[_Asked, Depends(asked_now)]  # noqa: N806 - a type
+
+    @routes.get("/consumers")
+    def consumers(asked: Asked, ref: str = "", since: str | None = None) -> Response:
+        found = asked.lineage.consumers(ref, since=since)
+        relations = [{**_fields(r), "calls": r.calls, "last_read": r.last_read} for r in found.relations]
+        return _answer(
+            asked, "consumers", {"object": ref, "relations": relations, "transitive": found.transitive}, found.coverage
+        )
+
+    @routes.get("/upstream")
+    def upstream(asked: Asked, ref: str, depth: Annotated[int | None, Query(ge=1)] = None) -> Response:
+        return _closure(asked, "upstream", ref, depth)
+
+    @routes.get("/downstream")
+    def downstream(asked: Asked, ref: str, depth: Annotated[int | None, Query(ge=1)] = None) -> Response:
+        return _closure(asked, "downstream", ref, depth)
+
+    @routes.get("/path")
+    def path(asked: Asked, start: str, end: str) -> Response:
+        edges = asked.lineage.path(start, end)
+        return _answer(
+            asked, "path", {"start": start, "end": end, "found": edges is not None, "edges": edges or ()}, None
+        )
+
+    @routes.get("/impact")
+    def impact(asked: Asked, ref: str, change: str = "remove", environment: str | None = None) -> Response:
+        found = asked.lineage.impact(ref, change=change, environment=environment)
+        payload = {name: value for name, value in _fields(found).items() if name != "coverage"}
+        return _answer(asked, "impact", payload, found.coverage)
+
+    @routes.get("/usage")
+    def usage(asked: Asked, ref: str, since: str | None = None) -> Response:
+        found = asked.lineage.usage(ref, since=since)
+        return _answer(asked, "usage", {"object": ref, "reads": found.reads}, found.coverage)
+
+    @routes.get("/check")
+    def check(asked: Asked, select: Annotated[list[str] | None, Query()] = None) -> Response:
+        found = asked.lineage.check(select=select or ())
+        payload = {"counts": found.counts, "findings": [finding.document() for finding in found.all]}
+        return _answer(asked, "check", payload, found.coverage)
+
+    @routes.get("/explain/{finding}")
+    def explain(asked: Asked, finding: str) -> Response:
+        return _answer(asked, "explain", {"finding": asked.lineage.explain(finding).document()}, None)
+
+    @routes.get("/cells")
+    def cells(asked: Asked, ref: str = "") -> Response:
+        found = [{**_fields(agreement), "fix": agreement.fix} for agreement in asked.lineage.cells(ref)]
+        return _answer(asked, "cells", {"object": ref, "cells": found}, asked.lineage.coverage())
+
+    @routes.get("/select")
+    def select(asked: Asked, selection: str) -> Response:
+        return _answer(asked, "select", {"selection": selection, "nodes": asked.lineage.select(selection)}, None)
+
+    @routes.get("/graph")
+    def graph(asked: Asked, form: Annotated[str, Query(pattern="json|dot|mermaid")] = "json") -> Response:
+        whole = asked.lineage.graph()
+        if form == "json":
+            return _answer(asked, "export", as_document(whole), asked.lineage.coverage())
+        return PlainTextResponse(as_dot(whole) if form == "dot" else as_mermaid(whole))
+
+    return routes
+
+
+def _closure(asked: _Asked, command: str, ref: str, depth: int | None) -> Response:
+    graph = asked.lineage.graph()
+    walk = graph.upstream if command == "upstream" else graph.downstream
+    closure = walk(resolve(ref, graph).nodes, depth=depth)
+    nodes = [{"object": node, "kind": node.kind, "distance": distance} for node, distance in closure.distances.items()]
+    return _answer(
+        asked, command, {"object": ref, "nodes": nodes}, asked.lineage.coverage(), truncated=closure.truncated
+    )
+
+
+def _answer(
+    asked: _Asked, command: str, payload: Mapping[str, Any], coverage: Coverage | None, *, truncated: bool = False
+) -> Response:
+    text = document(
+        command,
+        payload,
+        elapsed_ms=(time.perf_counter() - asked.started) * 1000,
+        coverage=coverage,
+        truncated=truncated,
+    )
+    return JSONResponse(json.loads(text))
+
+
+def _fields(record: Any) -> dict[str, Any]:
+    return {field.name: getattr(record, field.name) for field in fields(record)}

@@ -1,0 +1,87 @@
+"""The routes answer what the command answers, say errors with a status, and ask for permission first."""
+
+import asyncio
+import json
+
+import httpx
+import pytest
+from fastapi import FastAPI, HTTPException
+
+from lineage.cli import main
+from lineage.http import router
+
+
+class Caller:
+    """Asks an application in this process."""
+
+    def __init__(self, ask, authorize):
+        self._app = FastAPI()
+        self._app.include_router(router(lambda: ask, authorize=authorize), prefix="/lineage")
+
+    def get(self, path):
+        async def call():
+            transport = httpx.ASGITransport(self._app)
+            async with httpx.AsyncClient(transport=transport, base_url="http://here") as client:
+                return await client.get(path)
+
+        return asyncio.run(call())
+
+
+def client_of(ask, authorize=lambda: None):
+    return Caller(ask, authorize)
+
+
+@pytest.mark.parametrize(
+    ("path", "command"),
+    [
+        ("consumers?ref=weather@v1:temp", ["consumers", "weather@v1:temp"]),
+        ("upstream?ref=weather@v1:temp", ["upstream", "weather@v1:temp"]),
+        ("downstream?ref=plane@v1:seats&depth=2", ["downstream", "plane@v1:seats", "--depth", "2"]),
+        ("path?start=source:planes&end=gate_board", ["path", "source:planes", "gate_board"]),
+        ("impact?ref=plane@v1:seats", ["impact", "plane@v1:seats"]),
+        ("usage?ref=delay_model@1", ["usage", "delay_model@1"]),
+        ("check?select=LN1", ["check", "--select", "LN1", "--all"]),
+        ("cells?ref=weather@v1", ["cells", "weather@v1"]),
+        ("graph", ["export"]),
+    ],
+)
+def test_a_route_answers_like_the_command(project, ask, capsys, path, command):
+    project.read("weather@v1:temp")
+    project.read("comfort@v1:heat")
+    client = client_of(ask)
+    response = client.get(f"/lineage/{path}")
+    assert response.status_code == 200
+    assert response.json()["elapsed_ms"] > 0
+    with pytest.raises(SystemExit):
+        main([*command, "--project", str(project.folder), "--as-of", "2026-06-01", "--format", "json"])
+    said, asked = response.json(), json.loads(capsys.readouterr().out)
+    ignored = {"elapsed_ms", "others", "failing"}
+    assert {k: v for k, v in said.items() if k not in ignored} == {k: v for k, v in asked.items() if k not in ignored}
+
+
+def test_errors_have_a_status_and_say_the_nearest_name(project, ask):
+    client = client_of(ask)
+    response = client.get("/lineage/upstream?ref=wether@v1")
+    assert (response.status_code, response.json()["error"]) == (
+        404,
+        "No object 'wether@v1'. Did you mean 'weather@v1'?",
+    )
+    assert client.get("/lineage/impact?ref=weather&change=rename").status_code == 400
+    assert client.get("/lineage/graph?form=svg").status_code == 422
+
+
+def test_every_route_asks_for_permission(project, ask):
+    def refuse():
+        raise HTTPException(403)
+
+    client = client_of(ask, refuse)
+    paths = [route.path for route in router(lambda: ask, authorize=refuse).routes]
+    assert len(paths) == 11
+    for path in paths:
+        assert client.get(f"/lineage{path}?ref=weather&start=a&end=b&selection=c").status_code == 403
+
+
+def test_the_graph_is_drawn(project, ask):
+    client = client_of(ask)
+    assert client.get("/lineage/graph?form=mermaid").text.startswith("flowchart LR")
+    assert client.get("/lineage/graph?form=dot").text.startswith("digraph lineage")
