@@ -24,7 +24,7 @@ class Principal:
 
     Attributes:
         name: The principal, e.g. ``svc-delay`` or ``local:ann``; empty for nobody.
-        roles: What it may do: reader, writer, admin (which implies all).
+        roles: What it may do: reader, writer, admin (which implies all), or ``reader:weather`` for one view.
         local: Whether it is the OS user in local mode, who may name any consumer.
     """
 
@@ -32,13 +32,17 @@ class Principal:
     roles: frozenset[str]
     local: bool = False
 
-    def may(self, role: str) -> bool:
-        """Say whether the principal has a role.
+    def may(self, role: str, view: str = "") -> bool:
+        """Say whether the principal has a role, for every view or for the one that is named.
 
-        >>> Principal("ops", frozenset({"admin"})).may("writer")
-        True
+        >>> Principal("ops", frozenset({"admin"})).may("writer"), Principal("w", frozenset({"writer:weather"})).may("writer", "weather")
+        (True, True)
         """
-        return role in self.roles or "admin" in self.roles
+        return role in self.roles or "admin" in self.roles or (bool(view) and f"{role}:{view}" in self.roles)
+
+    def may_somewhere(self, role: str) -> bool:
+        """Say whether the principal has a role for any view at all."""
+        return self.may(role) or any(held.startswith(f"{role}:") for held in self.roles)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 
 from featurestore.errors import InvalidArgumentError
+from featurestore.refs import NAME
 
 ROLES = frozenset({"reader", "writer", "admin"})
 _PREFIX = "fst_"
@@ -54,8 +55,17 @@ def digest(secret: str) -> bytes:
 def check_roles(roles: frozenset[str]) -> None:
     """Refuse an unknown role; raises InvalidArgumentError.
 
-    >>> check_roles(frozenset({"reader"}))
+    ``reader`` and ``writer`` may be given for one view alone, as ``reader:weather``.
+
+    >>> check_roles(frozenset({"reader", "writer:weather"}))
     """
-    unknown = roles - ROLES
+    unknown = {role for role in roles if role not in ROLES and not _is_for_a_view(role)}
     if unknown or not roles:
-        raise InvalidArgumentError(f"No role '{', '.join(sorted(unknown))}'. There is: {', '.join(sorted(ROLES))}.")
+        raise InvalidArgumentError(
+            f"No role '{', '.join(sorted(unknown))}'. There is: {', '.join(sorted(ROLES))}; reader:VIEW and writer:VIEW for one view."
+        )
+
+
+def _is_for_a_view(role: str) -> bool:
+    kind, colon, view = role.partition(":")
+    return bool(colon) and kind in ("reader", "writer") and NAME.fullmatch(view) is not None

@@ -5,17 +5,16 @@ Deny by default: a method that is not in `METHODS` is refused, and a test walks 
 
 from __future__ import annotations
 
-import getpass
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from featurestore.errors import AccessDeniedError, NotFoundError, UnauthenticatedError
+from featurestore.errors import AccessDeniedError, NotFoundError
 from featurestore.identity import Identity, Principal, check_declared, identify
 from featurestore.planning import ReadPlan
-from featurestore.registry.credentials import Credentials
 from featurestore.registry.snapshot import RegistrySnapshot
+from featurestore.serving.authentication import Authenticator
 from featurestore.serving.call import Call
 
 Permission = Literal["public", "read", "write", "status", "admin"]
@@ -39,6 +38,9 @@ RPCS: Mapping[str, Permission] = {
     f"/{SERVICE}/Write": "write",
     f"/{SERVICE}/AdvanceClock": "admin",
     f"/{SERVICE}/GetStatus": "status",
+    f"/{SERVICE}/StreamOnlineFeatures": "read",
+    f"/{SERVICE}/StreamWrite": "write",
+    f"/{SERVICE}/GetHistoricalFeatures": "read",
 }
 ROUTES: Mapping[str, str] = {
     "POST /v1/schema": "GetSchema",
@@ -48,9 +50,11 @@ ROUTES: Mapping[str, str] = {
     "POST /v1/clock": "AdvanceClock",
     "GET /v1/status": "GetStatus",
 }
+PAGES: Mapping[str, Permission] = {"GET /metrics": "status"}
 METHODS: Mapping[str, Permission] = {
     **PUBLIC,
     **RPCS,
+    **PAGES,
     **{route: RPCS[f"/{SERVICE}/{rpc}"] for route, rpc in ROUTES.items()},
 }
 
@@ -105,18 +109,17 @@ class Gate:
     Nothing is looked up twice: callers are kept by what they sent, for as long as this gate is in use.
 
     Args:
-        credentials: Tokens and bindings.
+        authenticator: Finds out who calls; it holds the tokens and bindings of that state.
         snapshot: The registry with its manifests.
-        local: Local mode: every caller is the OS user.
         environment: Where this server stands; manifests for another do not count here.
     """
 
-    def __init__(self, credentials: Credentials, snapshot: RegistrySnapshot, *, local: bool, environment: str) -> None:
-        self.credentials = credentials
+    def __init__(self, authenticator: Authenticator, snapshot: RegistrySnapshot, *, environment: str) -> None:
+        self.credentials = authenticator.credentials
         self.snapshot = snapshot
-        self.local = local
         self.environment = environment
-        self._callers: dict[tuple[str, str], Caller] = {}
+        self._authenticator = authenticator
+        self._callers: dict[tuple[str, str, str], Caller] = {}
 
     def admit(self, call: Call) -> Caller:
         """Return who calls.
@@ -129,7 +132,7 @@ class Gate:
         permission = METHODS.get(call.method)
         if permission is None:
             raise AccessDeniedError(f"{call.method} declares no permission.")
-        if permission != "public" and not any(caller.principal.may(role) for role in _ROLES[permission]):
+        if permission != "public" and not any(caller.principal.may_somewhere(role) for role in _ROLES[permission]):
             raise AccessDeniedError(
                 f"Principal '{caller.principal.name}' may not call {call.method}.",
                 repair=f"It needs a token with role {' or '.join(_ROLES[permission])}: `featurestore token create`.",
@@ -144,14 +147,27 @@ class Gate:
                 warnings = check_declared(
                     self.snapshot, plan, caller.identity, environment=self.environment, now=_now()
                 )
+                self._check_roles(caller, plan)
                 decision = Decision(None, warnings)
             except AccessDeniedError as error:
                 decision = Decision(error, ())
             caller.decisions[plan.fingerprint] = decision
         return decision
 
+    def check_view(self, caller: Caller, role: str, view: str) -> None:
+        """Refuse a principal whose role does not reach a view; raises AccessDeniedError."""
+        if not caller.principal.may(role, view):
+            raise AccessDeniedError(
+                f"Principal '{caller.principal.name}' is no {role} of '{view}'.",
+                repair=f"It needs the role {role} or {role}:{view}: `featurestore token create`.",
+            )
+
+    def _check_roles(self, caller: Caller, plan: ReadPlan) -> None:
+        for ref in (*(view.ref for view in plan.views), *(view.ref for view in plan.on_demand)):
+            self.check_view(caller, "reader", ref.view)
+
     def _caller(self, call: Call) -> Caller:
-        sent = (call.metadata.get("authorization", ""), call.metadata.get(CONSUMER, ""))
+        sent = (call.metadata.get("authorization", ""), call.metadata.get(CONSUMER, ""), call.certificate)
         caller = self._callers.get(sent)
         if caller is None or (caller.valid_until is not None and caller.valid_until <= _now()):
             caller = self._establish(call, sent[1])
@@ -161,7 +177,7 @@ class Gate:
         return caller
 
     def _establish(self, call: Call, named: str) -> Caller:
-        principal, token_end = authenticate(call, self.credentials, local=self.local)
+        principal, token_end = self._authenticator.establish(call)
         refusal: AccessDeniedError | NotFoundError | None = None
         try:
             identity = identify(principal, named, self.credentials)
@@ -175,26 +191,6 @@ class Gate:
         manifest = self.snapshot.document.consumers.get(identity.consumer)
         end = manifest.expires_at if manifest else None
         return end if end is not None and end > _now() else None
-
-
-def authenticate(call: Call, credentials: Credentials, *, local: bool) -> tuple[Principal, int | None]:
-    """Return who calls, and until when that holds (microseconds UTC; None for ever).
-
-    Raises:
-        UnauthenticatedError: No bearer token, or one that is unknown, expired or revoked.
-    """
-    if local:
-        return Principal(f"local:{getpass.getuser()}", frozenset({"admin"}), local=True), None
-    scheme, _, secret = call.metadata.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not secret:
-        raise UnauthenticatedError(
-            "This server wants a token.", repair="Send one as `authorization: Bearer ...`; `featurestore token create`."
-        )
-    token = credentials.token(secret.strip())
-    if token is None or not token.is_valid(_now()):
-        why = "not known" if token is None else "revoked" if token.revoked_at is not None else "expired"
-        raise UnauthenticatedError(f"The token is {why}.", repair="Make a new one: `featurestore token create`.")
-    return Principal(token.principal, token.roles), token.expires_at
 
 
 _MAX_CALLERS = 10_000  # a caller may send any consumer name: what is kept of them is bounded

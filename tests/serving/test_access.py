@@ -10,6 +10,7 @@ from featurestore.registry.credentials import Credentials, Token, digest
 from featurestore.registry.plan import plan_changes
 from featurestore.registry.snapshot import Document, RegistrySnapshot
 from featurestore.serving.access import METHODS, PUBLIC, ROUTES, RPCS, SERVICE, Gate
+from featurestore.serving.authentication import Authenticator
 from featurestore.serving.call import Call
 from featurestore.testing.served import definitions
 from featurestore.v1 import serving_pb2
@@ -26,9 +27,8 @@ def snapshot():
 
 
 def gate(snapshot, *, bindings=(), token=FOREVER):
-    return Gate(
-        Credentials({digest("secret"): token}, {"svc": tuple(bindings)}), snapshot, local=False, environment="dev"
-    )
+    credentials = Credentials({digest("secret"): token}, {"svc": tuple(bindings)})
+    return Gate(Authenticator(credentials, local=False), snapshot, environment="dev")
 
 
 def call(method=READ, *, secret="secret", consumer=""):
@@ -39,7 +39,7 @@ def test_every_rpc_declares_its_permission():
     """An RPC that is added to the contract without a permission fails here."""
     service = serving_pb2.DESCRIPTOR.services_by_name["FeatureStore"]
     assert {f"/{service.full_name}/{method.name}" for method in service.methods} == set(RPCS)
-    assert set(ROUTES.values()) == {method.name for method in service.methods}
+    assert set(ROUTES.values()) == {method.name for method in service.methods if not method.client_streaming}
 
 
 def test_public_methods_are_health_reflection_and_the_description_alone():
@@ -49,7 +49,7 @@ def test_public_methods_are_health_reflection_and_the_description_alone():
 
 def test_a_method_without_permission_is_refused_to_everybody(snapshot):
     with pytest.raises(AccessDeniedError, match="declares no permission"):
-        Gate(Credentials(), snapshot, local=True, environment="dev").admit(Call(f"/{SERVICE}/New"))
+        Gate(Authenticator(Credentials(), local=True), snapshot, environment="dev").admit(Call(f"/{SERVICE}/New"))
 
 
 @pytest.mark.parametrize("method", [m for m in METHODS if METHODS[m] != "public"])
@@ -118,7 +118,7 @@ def test_a_consumer_that_is_not_bound_is_refused_and_recorded_without_it(snapsho
 
 
 def test_local_mode_is_the_os_user_who_may_name_any_consumer(snapshot):
-    caller = Gate(Credentials(), snapshot, local=True, environment="dev").admit(
+    caller = Gate(Authenticator(Credentials(), local=True), snapshot, environment="dev").admit(
         Call(CLOCK, {"featurestore-consumer": "notebook"})
     )
     assert caller.principal.name.startswith("local:")
