@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import time
 import warnings
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
@@ -23,7 +24,7 @@ import grpc
 import grpc.aio
 
 from featurestore import errors
-from featurestore.decoding import OnlineRows, decode
+from featurestore.decoding import Decoder, OnlineRows
 from featurestore.errors import (
     AccessDeniedError,
     DeadlineExceededError,
@@ -35,6 +36,7 @@ from featurestore.errors import (
     UnavailableError,
     nearest_name,
 )
+from featurestore.remote_training import RemoteTrainingSet, training_requests
 from featurestore.types import DType, to_micros, to_wire
 from featurestore.v1 import serving_pb2 as pb
 
@@ -72,12 +74,14 @@ class Ask:
         body: The serialized request.
         timeout: Seconds that are left for it.
         wait: Whether to wait for a connection instead of failing at once.
+        pause: Seconds to wait before it is made; the server asked for that.
     """
 
     method: str
     body: bytes
     timeout: float
     wait: bool = False
+    pause: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,17 +119,19 @@ class StoreStatus:
 
 @dataclass(frozen=True, slots=True)
 class ReadShape:
-    """The columns that a read of some plan must send."""
+    """The columns that a read of some plan must send, and what reads its answers."""
 
     schema: pb.Schema
     keys: tuple[tuple[str, DType], ...]
     request: tuple[tuple[str, DType], ...]
+    decoder: Decoder
 
     @classmethod
     def of(cls, schema: pb.Schema) -> ReadShape:
         """Return the columns of a schema; a key column of two key sets is sent once."""
         keys = {field.column: DType(field.dtype) for key_set in schema.key_sets for field in key_set.fields}
-        return cls(schema, tuple(keys.items()), tuple((f.column, DType(f.dtype)) for f in schema.request))
+        request = tuple((field.column, DType(field.dtype)) for field in schema.request)
+        return cls(schema, tuple(keys.items()), request, Decoder(schema))
 
     def pack(self, keys: Mapping[str, Any], request: Mapping[str, Any]) -> bytes:
         """Return the serialized ReadRequest.
@@ -145,6 +151,16 @@ class ReadShape:
         }
         _check_lengths(given)
         return pb.ReadRequest(plan=self.schema.fingerprint, columns=columns).SerializeToString()
+
+    def pack_parts(self, keys: Mapping[str, Any], request: Mapping[str, Any], rows: int) -> Iterator[bytes]:
+        """Return a request for each so many rows; arguments and errors as for `pack`."""
+        count = max(map(len, keys.values()), default=0)
+        for start in range(0, count, rows):
+            part = slice(start, start + rows)
+            yield self.pack(
+                {name: values[part] for name, values in keys.items()},
+                {name: values[part] for name, values in request.items()},
+            )
 
 
 def pack_columns(
@@ -210,6 +226,8 @@ def error_of(code: grpc.StatusCode, text: str, trailers: Mapping[str, str], targ
     error = kind(message.removesuffix(f" - at `{place}`.") if place else message, place=place, repair=repair)
     if isinstance(error, errors.NotFoundError):
         error.nearest = facts.get("fs-nearest")
+    if isinstance(error, ResourceExhaustedError) and "fs-retry-after-ms" in facts:
+        error.retry_after = int(facts["fs-retry-after-ms"]) / 1000
     return error
 
 
@@ -243,12 +261,10 @@ class Client(AbstractContextManager["Client"]):
         credentials: grpc.ChannelCredentials | None = None,
     ) -> None:
         self._dialogue = _Dialogue(target, consumer=consumer, token=token, timeout=timeout)
-        self._channel = (
-            grpc.insecure_channel(target, options=_OPTIONS)
-            if credentials is None
-            else grpc.secure_channel(target, credentials, options=_OPTIONS)
-        )
+        self._channel: grpc.Channel = _channel(grpc, target, credentials)
         self._methods: dict[str, Any] = {name: self._channel.unary_unary(f"/{SERVICE}/{name}") for name in _METHODS}
+        self._credentials = credentials
+        self._stream_channel: grpc.Channel | None = None
 
     def get_online_features(
         self,
@@ -275,13 +291,93 @@ class Client(AbstractContextManager["Client"]):
         """
         return self._run(self._dialogue.read(features, keys, request or {}, full=full_feature_names))
 
+    def stream_online_features(
+        self,
+        features: str | Sequence[str],
+        keys: Mapping[str, Any],
+        request: Mapping[str, Any] | None = None,
+        *,
+        full_feature_names: bool = False,
+        rows: int = 1000,
+    ) -> Iterator[OnlineRows]:
+        """Read the newest features of any number of keys, in one stream.
+
+        Args:
+            features: As for `get_online_features`, likewise below.
+            keys: Key column -> values.
+            request: Request column -> values.
+            full_feature_names: Name outputs ``view__feature``.
+            rows: Keys an answer, at most 1,000.
+
+        Yields:
+            The answers, in the order of the keys; each is read at one instant.
+        """
+        shape = self._run(self._dialogue.shape(features, full=full_feature_names))
+        for answer in self._stream("StreamOnlineFeatures", shape.pack_parts(keys, request or {}, rows)):
+            yield shape.decoder.decode(answer)
+
+    def stream_write(self, view: str, parts: Iterable[Any]) -> Iterator[Written]:
+        """Write rows as they come; parts are taken no faster than the store accepts them.
+
+        Args:
+            view: ``view`` or ``view@v2``.
+            parts: Rows, each part as for `write`.
+
+        Yields:
+            One answer for each part, in order; its rows are durable and visible then.
+
+        Raises:
+            InvalidArgumentError: A part was refused; those before it that were answered stay accepted.
+        """
+        schema = self._run(self._dialogue.write_schema(view))
+        bodies = (pack_write(schema, view, _columns_of(rows), b"") for rows in parts)
+        yield from map(_written, self._stream("StreamWrite", bodies))
+
+    def get_historical_features(
+        self,
+        spine: Any,
+        features: str | Sequence[str],
+        *,
+        timestamp: str = "event_timestamp",
+        knowledge: str = "as_known",
+        position: int = 0,
+        full_feature_names: bool = False,
+        timeout: float | None = None,
+    ) -> RemoteTrainingSet:
+        """Join features onto a spine as they were known at each of its rows' times; the server does the work.
+
+        Args:
+            spine: Keys and times: column -> list, anything with ``__arrow_c_stream__`` (an Arrow or Polars table, a reader of
+                batches), or the bytes of an Arrow IPC stream, whole or in parts; for the last, pyarrow is not needed.
+            features: Name of a feature service, or references.
+            timestamp: The spine's time column; naive times are UTC.
+            knowledge: ``as_known``, ``latest``, or ``as_served``: what the online store had accepted at `position`.
+            position: For ``as_served``: the position a response carried.
+            full_feature_names: Name outputs ``view__feature``.
+            timeout: Seconds for all of it; None waits as long as it takes.
+
+        Returns:
+            The training set as it arrives. Errors of the request are raised when it is read.
+        """
+        ask = pb.TrainingAsk(
+            timestamp=timestamp, knowledge=knowledge, position=position, full_feature_names=full_feature_names
+        )
+        if isinstance(features, str):
+            ask.service = features
+        else:
+            ask.features.extend(features)
+        bodies = training_requests(ask, spine)
+        return RemoteTrainingSet(
+            map(pb.TrainingPart.FromString, self._stream("GetHistoricalFeatures", bodies, timeout))
+        )
+
     def write(self, view: str, columns: Any, *, write_id: bytes = b"") -> Written:
         """Write rows of a view; when this returns they are durable and visible.
 
         Args:
             view: ``view`` or ``view@v2``.
             columns: Column -> values, all of one length, under the source's names; or an Arrow table.
-            write_id: Makes a repeat harmless for seven days; empty for none.
+            write_id: Makes a repeat harmless for seven days, so the client repeats what nobody answered; empty for none.
 
         Raises:
             NotFoundError: An unknown view; says the nearest name.
@@ -303,13 +399,37 @@ class Client(AbstractContextManager["Client"]):
         return self._run(self._dialogue.status())
 
     def close(self) -> None:
-        """Close the connection."""
+        """Close the connections."""
         self._channel.close()
+        if self._stream_channel is not None:
+            self._stream_channel.close()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _streams(self) -> grpc.Channel:
+        """Return the connection for streams: the server says once whether it has another port for them."""
+        target = self._dialogue.stream_target
+        if target is None:
+            target = self._run(self._dialogue.find_streams())
+        if target == self._dialogue.target:
+            return self._channel
+        if self._stream_channel is None:
+            self._stream_channel = _channel(grpc, target, self._credentials)
+        return self._stream_channel
+
+    def _stream(self, method: str, bodies: Iterator[bytes], timeout: float | None = None) -> Iterator[bytes]:
+        stub: Any = self._streams().stream_stream(f"/{SERVICE}/{method}")
+        call = stub(bodies, timeout=timeout, metadata=self._dialogue.metadata)
+        try:
+            yield from call
+        except grpc.RpcError as error:
+            raise self._dialogue.error(error.code(), error.details(), texts(error.trailing_metadata())) from error
+        finally:
+            call.cancel()  # if the caller stopped reading; a call that has ended takes no notice
+        _warn(call.trailing_metadata())
 
     def _run(self, exchange: Generator[Ask, bytes, _T]) -> _T:
         try:
@@ -326,6 +446,7 @@ class Client(AbstractContextManager["Client"]):
             return result
 
     def _call(self, ask: Ask) -> bytes:
+        time.sleep(ask.pause)
         try:
             answer, call = self._methods[ask.method].with_call(
                 ask.body, timeout=ask.timeout, metadata=self._dialogue.metadata, wait_for_ready=ask.wait
@@ -351,12 +472,10 @@ class AsyncClient(AbstractAsyncContextManager["AsyncClient"]):
         credentials: grpc.ChannelCredentials | None = None,
     ) -> None:
         self._dialogue = _Dialogue(target, consumer=consumer, token=token, timeout=timeout)
-        self._channel = (
-            grpc.aio.insecure_channel(target, options=_OPTIONS)
-            if credentials is None
-            else grpc.aio.secure_channel(target, credentials, options=_OPTIONS)
-        )
+        self._channel: grpc.aio.Channel = _channel(grpc.aio, target, credentials)
         self._methods: dict[str, Any] = {name: self._channel.unary_unary(f"/{SERVICE}/{name}") for name in _METHODS}
+        self._credentials = credentials
+        self._stream_channel: grpc.aio.Channel | None = None
 
     async def get_online_features(
         self,
@@ -368,6 +487,27 @@ class AsyncClient(AbstractAsyncContextManager["AsyncClient"]):
     ) -> OnlineRows:
         """Read the newest features of some keys; see Client."""
         return await self._run(self._dialogue.read(features, keys, request or {}, full=full_feature_names))
+
+    async def stream_online_features(
+        self,
+        features: str | Sequence[str],
+        keys: Mapping[str, Any],
+        request: Mapping[str, Any] | None = None,
+        *,
+        full_feature_names: bool = False,
+        rows: int = 1000,
+    ) -> AsyncIterator[OnlineRows]:
+        """Read the newest features of any number of keys, in one stream; see Client."""
+        shape = await self._run(self._dialogue.shape(features, full=full_feature_names))
+        async for answer in self._stream("StreamOnlineFeatures", shape.pack_parts(keys, request or {}, rows)):
+            yield shape.decoder.decode(answer)
+
+    async def stream_write(self, view: str, parts: Iterable[Any]) -> AsyncIterator[Written]:
+        """Write rows as they come; see Client."""
+        schema = await self._run(self._dialogue.write_schema(view))
+        bodies = (pack_write(schema, view, _columns_of(rows), b"") for rows in parts)
+        async for answer in self._stream("StreamWrite", bodies):
+            yield _written(answer)
 
     async def write(self, view: str, columns: Any, *, write_id: bytes = b"") -> Written:
         """Write rows of a view; see Client."""
@@ -382,13 +522,38 @@ class AsyncClient(AbstractAsyncContextManager["AsyncClient"]):
         return await self._run(self._dialogue.status())
 
     async def close(self) -> None:
-        """Close the connection."""
+        """Close the connections."""
         await self._channel.close()
+        if self._stream_channel is not None:
+            await self._stream_channel.close()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+    async def _streams(self) -> grpc.aio.Channel:
+        """Return the connection for streams; see Client."""
+        target = self._dialogue.stream_target
+        if target is None:
+            target = await self._run(self._dialogue.find_streams())
+        if target == self._dialogue.target:
+            return self._channel
+        if self._stream_channel is None:
+            self._stream_channel = _channel(grpc.aio, target, self._credentials)
+        return self._stream_channel
+
+    async def _stream(self, method: str, bodies: Iterator[bytes]) -> AsyncIterator[bytes]:
+        stub: Any = (await self._streams()).stream_stream(f"/{SERVICE}/{method}")
+        call = stub(_one_by_one(bodies), metadata=self._dialogue.metadata)
+        try:
+            async for answer in call:
+                yield answer
+        except grpc.aio.AioRpcError as error:
+            raise self._dialogue.error(error.code(), error.details(), texts(error.trailing_metadata())) from error
+        finally:
+            call.cancel()
+        _warn(await call.trailing_metadata())
 
     async def _run(self, exchange: Generator[Ask, bytes, _T]) -> _T:
         try:
@@ -405,6 +570,7 @@ class AsyncClient(AbstractAsyncContextManager["AsyncClient"]):
             return result
 
     async def _call(self, ask: Ask) -> bytes:
+        await asyncio.sleep(ask.pause)
         call = self._methods[ask.method](
             ask.body, timeout=ask.timeout, metadata=self._dialogue.metadata, wait_for_ready=ask.wait
         )
@@ -431,6 +597,7 @@ class _Dialogue:
         token = os.environ.get("FEATURESTORE_TOKEN") if token is None else token
         named = {"featurestore-consumer": consumer, "authorization": f"Bearer {token}" if token else None}
         self.target = target
+        self.stream_target: str | None = None
         self.metadata = tuple((name, value) for name, value in named.items() if value)
         self._timeout = timeout
         self._budget = _RetryBudget()
@@ -458,14 +625,20 @@ class _Dialogue:
         columns = _columns_of(rows)
         schema = self._write_schemas.get(view)
         if schema is None or {field.column for field in schema.columns} != set(columns):
-            body = pb.WriteSchemaRequest(view=view).SerializeToString()
-            answer = yield from self._ask("GetWriteSchema", body, deadline)
-            schema = self._write_schemas[view] = pb.WriteSchema.FromString(answer)
+            schema = yield from self._fetch_write_schema(view, deadline)
         body = pack_write(schema, view, columns, write_id)
-        reply = pb.WriteReply.FromString((yield self._once("Write", body, deadline)))
-        return Written(
-            reply.accepted, reply.repeated_rows, reply.parked, reply.first_seq, reply.last_seq, tuple(reply.warnings)
-        )
+        if write_id:  # it is safe to repeat
+            return _written((yield from self._ask("Write", body, deadline)))
+        return _written((yield self._once("Write", body, deadline)))
+
+    def shape(self, features: str | Sequence[str], *, full: bool) -> Generator[Ask, bytes, ReadShape]:
+        """Fetch the schema of a read anew."""
+        wanted = (features if isinstance(features, str) else tuple(features), full)
+        return (yield from self._fetch_shape(wanted, self._deadline()))
+
+    def write_schema(self, view: str) -> Generator[Ask, bytes, pb.WriteSchema]:
+        """Fetch the columns of a view's rows anew."""
+        return (yield from self._fetch_write_schema(view, self._deadline()))
 
     def advance_clock(self, instant: int) -> Generator[Ask, bytes, int]:
         """Move the replay clock."""
@@ -481,6 +654,13 @@ class _Dialogue:
             clock.time, clock.replay, status.revision, status.project, status.environment, status.internal_errors
         )
 
+    def find_streams(self) -> Generator[Ask, bytes, str]:
+        """Ask which port streams are served on, and return their target."""
+        port = pb.ServerStatus.FromString((yield from self._ask("GetStatus", b"", self._deadline()))).stream_port
+        host = self.target.rpartition(":")[0]
+        self.stream_target = f"{host}:{port}" if port else self.target
+        return self.stream_target
+
     def error(self, code: grpc.StatusCode, text: str | None, trailers: Mapping[str, str]) -> FeatureStoreError:
         """Return the error that a failed call stands for."""
         return error_of(code, text or "", trailers, self.target)
@@ -489,7 +669,7 @@ class _Dialogue:
         self, shape: ReadShape, keys: Mapping[str, Any], request: Mapping[str, Any], deadline: float
     ) -> Generator[Ask, bytes, OnlineRows]:
         body = shape.pack(keys, request)
-        return decode(shape.schema, (yield from self._ask("GetOnlineFeatures", body, deadline)))
+        return shape.decoder.decode((yield from self._ask("GetOnlineFeatures", body, deadline)))
 
     def _fetch_shape(
         self, wanted: tuple[str | tuple[str, ...], bool], deadline: float
@@ -504,24 +684,44 @@ class _Dialogue:
         shape = self._shapes[wanted] = ReadShape.of(pb.Schema.FromString(answer))
         return shape
 
+    def _fetch_write_schema(self, view: str, deadline: float) -> Generator[Ask, bytes, pb.WriteSchema]:
+        body = pb.WriteSchemaRequest(view=view).SerializeToString()
+        answer = yield from self._ask("GetWriteSchema", body, deadline)
+        schema = self._write_schemas[view] = pb.WriteSchema.FromString(answer)
+        return schema
+
     def _ask(self, method: str, body: bytes, deadline: float) -> Generator[Ask, bytes, bytes]:
-        """Ask, and once more when no server answered, as far as the budget goes; only for what is safe to repeat."""
+        """Ask, and once more when no server answered, or a busy one said when to come again, as far as the budget goes.
+
+        Only for what is safe to repeat.
+        """
         self._budget.earn()
         try:
             return (yield self._once(method, body, deadline))
         except UnavailableError as error:
-            if type(error) is not UnavailableError or not self._budget.spend():
+            pause = _pause_after(error)
+            if pause is None or time.monotonic() + pause >= deadline or not self._budget.spend():
                 raise
             try:
-                return (yield self._once(method, body, deadline, wait=True))
+                return (yield self._once(method, body, deadline - pause, wait=True, pause=pause))
             except DeadlineExceededError:  # it only waited for a connection: the first error says more
                 raise error from None
 
-    def _once(self, method: str, body: bytes, deadline: float, *, wait: bool = False) -> Ask:
-        return Ask(method, body, max(0.0, deadline - time.monotonic()), wait)
+    def _once(self, method: str, body: bytes, deadline: float, *, wait: bool = False, pause: float = 0.0) -> Ask:
+        return Ask(method, body, max(0.0, deadline - time.monotonic()), wait, pause)
 
     def _deadline(self) -> float:
         return time.monotonic() + self._timeout
+
+
+def _pause_after(error: UnavailableError) -> float | None:
+    """Return the seconds to wait before a call is repeated, or None when that would not help.
+
+    The server's word is stretched by chance up to twice, so that those it sent away do not come back together.
+    """
+    if isinstance(error, ResourceExhaustedError) and error.retry_after is not None:
+        return error.retry_after * random.uniform(1, 2)  # noqa: S311  # nothing secret
+    return 0.0 if type(error) is UnavailableError else None
 
 
 class _RetryBudget:
@@ -563,6 +763,8 @@ def _pack_column(name: str, dtype: DType, values: Sequence[Any], *, place: str, 
 
 def _as_list(values: Any, place: str) -> Sequence[Any]:
     """Return a column's values as plain Python objects; a single text or number is not a column."""
+    if getattr(values, "ndim", 1) == 2 and hasattr(values, "tobytes"):  # a NumPy matrix: each row is a vector or a list
+        return list(values)
     for convert in ("to_pylist", "tolist", "to_list"):
         if hasattr(values, convert):
             values = getattr(values, convert)()
@@ -571,6 +773,18 @@ def _as_list(values: Any, place: str) -> Sequence[Any]:
             f"Expected a list of values, got {type(values).__name__} {values!r:.80}.", place=place
         )
     return values
+
+
+def _written(answer: bytes) -> Written:
+    reply = pb.WriteReply.FromString(answer)
+    return Written(
+        reply.accepted, reply.repeated_rows, reply.parked, reply.first_seq, reply.last_seq, tuple(reply.warnings)
+    )
+
+
+async def _one_by_one(bodies: Iterator[bytes]) -> AsyncIterator[bytes]:
+    for body in bodies:
+        yield body
 
 
 def _columns_of(rows: Any) -> Mapping[str, Any]:
@@ -588,6 +802,13 @@ def _check_lengths(given: Mapping[str, Any]) -> None:
         first, *others = lengths
         odd = next(place for place in others if lengths[place] != lengths[first])
         raise InvalidArgumentError(f"{first} has {lengths[first]} values, {odd} has {lengths[odd]}.", place=odd)
+
+
+def _channel(library: Any, target: str, credentials: grpc.ChannelCredentials | None) -> Any:
+    """Return a channel of grpc or grpc.aio."""
+    if credentials is None:
+        return library.insecure_channel(target, options=_OPTIONS)
+    return library.secure_channel(target, credentials, options=_OPTIONS)
 
 
 def _hint(name: str, available: Iterable[str]) -> str:

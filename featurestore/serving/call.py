@@ -1,9 +1,9 @@
-"""A unary call as handlers see it: no transport's types, so that every transport serves the same functions."""
+"""A call as handlers see it: no transport's types, so that every transport serves the same functions."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 
@@ -15,6 +15,7 @@ class Call:
         method: What is called, as in `access.METHODS`: ``/featurestore.v1.FeatureStore/Write``, or ``POST /v1/write``.
         metadata: Headers by lower-case name; of a repeated one, the last.
         peer: Host of the caller, without its port.
+        certificate: Who the client certificate of the connection was made out to; empty without one.
         deadline: Instant of `monotonic_micros` by which the answer must be there; None when the caller waits for ever.
     """
 
@@ -22,6 +23,7 @@ class Call:
     metadata: Mapping[str, str] = field(default_factory=dict)
     peer: str = ""
     deadline: int | None = None
+    certificate: str = ""
 
     @property
     def client(self) -> str:
@@ -58,6 +60,9 @@ class Reply:
 
 Handler = Callable[[Call, bytes], Reply | Awaitable[Reply]]
 """A unary handler; one that must wait returns an awaitable."""
+
+StreamHandler = Callable[[Call, AsyncIterator[bytes]], AsyncIterator[Reply]]
+"""A handler of streams: requests come as they are sent, replies go as they are made; one that is not OK is the last."""
 
 
 def monotonic_micros() -> int:

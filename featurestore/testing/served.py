@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
 import threading
 import time
 from collections.abc import Awaitable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, ExitStack, closing
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
@@ -16,7 +17,7 @@ from typing import Any, Literal, Protocol, Self, TypeVar
 
 import grpc
 
-from featurestore.audit import UsageWriter
+from featurestore.audit import UsageWriter, collect
 from featurestore.client import SERVICE, Client, texts
 from featurestore.definitions import (
     Definition,
@@ -33,9 +34,13 @@ from featurestore.online.lmdb import open_lmdb
 from featurestore.online.reader import OnlineReader
 from featurestore.registry.storage import open_registry
 from featurestore.serving.access import rpc_of
-from featurestore.serving.call import Call, Handler, Reply
+from featurestore.serving.call import Call, Handler, Reply, StreamHandler
+from featurestore.serving.grpc_aio import GrpcAioTransport
 from featurestore.serving.handlers import FeatureHandlers
-from featurestore.serving.settings import ServeSettings
+from featurestore.serving.metrics import MetricsFile
+from featurestore.serving.ports import shared_socket
+from featurestore.serving.settings import METRICS, ServeSettings, TlsFiles
+from featurestore.serving.training_handlers import TrainingHandlers
 from featurestore.serving.writer_handlers import WriterHandlers
 from featurestore.store import FeatureStore, system_clock
 
@@ -46,13 +51,19 @@ _T = TypeVar("_T")
 
 
 class Transport(Protocol):
-    """A transport as the suite makes it: from handlers by method path."""
+    """A transport as the suite makes it: from handlers by method path.
+
+    Attributes:
+        name: What the suite calls it.
+        supports: Of ``unary``, ``streams``, ``health``, ``reflection`` and ``tls``; without streams, grpc.aio serves them on another port.
+    """
 
     name: str
+    supports: frozenset[str]
 
-    def __init__(self, handlers: Mapping[str, Handler]) -> None: ...
+    def __init__(self, handlers: Mapping[str, Handler], streams: Mapping[str, StreamHandler]) -> None: ...
 
-    async def start(self, address: str) -> int:
+    async def start(self, address: str, *, tls: TlsFiles | None = None) -> int:
         """Listen on ``host:port`` and return the port."""
         ...
 
@@ -101,24 +112,30 @@ class ServedProject(AbstractContextManager["ServedProject"]):
     Args:
         folder: An empty folder; the project is made in it.
         transport: The transport's class.
-        auth: ``none`` or ``token``.
+        auth: ``none`` or ``required``.
         clock: ``system`` or ``replay``.
+        tls: Serve over TLS; the target is ``localhost`` then.
+        settings: More of the server's settings.
 
     Attributes:
         store: The project's facade, to apply changes with.
         handlers: The handlers that answer.
         target: ``host:port`` of the server.
+        stream_target: Of its streams; mostly the same.
     """
 
     target: str
+    stream_target: str
 
     def __init__(
         self,
         folder: Path,
         transport: type[Transport],
         *,
-        auth: Literal["none", "token"] = "none",
+        auth: Literal["none", "required"] = "none",
         clock: Literal["system", "replay"] = "system",
+        tls: TlsFiles | None = None,
+        **settings: Any,
     ) -> None:
         (folder / "featurestore.toml").write_text('[project]\nname = "suite"\n')
         self._stack = ExitStack()
@@ -131,7 +148,12 @@ class ServedProject(AbstractContextManager["ServedProject"]):
             name="suite",
             auth=auth,
             clock=clock,
+            tls=tls,
+            **settings,
         )
+        if "streams" not in transport.supports:
+            held = self._stack.enter_context(closing(shared_socket("127.0.0.1", 0)))
+            self.settings = replace(self.settings, stream_port=held.getsockname()[1])
         writer_clock = None if clock == "replay" else system_clock
         writer = Writer(self.settings.store_dir, self.store.snapshot, writer_clock, self.store.table)
         self._writer = WriterHandlers(
@@ -140,6 +162,7 @@ class ServedProject(AbstractContextManager["ServedProject"]):
             replay=clock == "replay",
             usage_directory=self.settings.store_dir / "usage",
             registry_path=self.store.registry.sqlite_path(),
+            metrics=MetricsFile(self.settings.store_dir / METRICS),
         )
         registry = self._stack.enter_context(open_registry(self.settings.registry_url, project="suite"))
         self._online = open_lmdb(self.settings.store_dir / "online")
@@ -149,16 +172,25 @@ class ServedProject(AbstractContextManager["ServedProject"]):
             registry=registry,
             reader=OnlineReader(self._online, writer_clock),
             usage=self.usage,
+            metrics=MetricsFile(self.settings.store_dir / METRICS),
             writer=self._forward,
+            write=self._writer.streams()["/featurestore.v1.Writer/StreamWrite"],
+            training=TrainingHandlers(self.store).get_historical_features,
         )
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-        self._transport = transport({**self.handlers.methods(), **echo(self.handlers)})
+        methods, streams = {**self.handlers.methods(), **echo(self.handlers)}, self.handlers.streams()
+        self._transport = transport(methods, streams)
+        self._beside = GrpcAioTransport(methods, streams) if self.settings.stream_port else None
 
     def __enter__(self) -> Self:
         self._thread.start()
-        port = self.run(self._transport.start("127.0.0.1:0"))
-        self.target = f"127.0.0.1:{port}"
+        port = self.run(self._transport.start("127.0.0.1:0", tls=self.settings.tls))
+        host = "localhost" if self.settings.tls else "127.0.0.1"
+        self.target = self.stream_target = f"{host}:{port}"
+        if self._beside is not None:
+            beside = self.run(self._beside.start(f"127.0.0.1:{self.settings.stream_port}", tls=self.settings.tls))
+            self.stream_target = f"{host}:{beside}"
         self.channel = self._stack.enter_context(grpc.insecure_channel(self.target))
         return self
 
@@ -166,6 +198,8 @@ class ServedProject(AbstractContextManager["ServedProject"]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.run(self._transport.drain(1.0))
+        if self._beside is not None:
+            self.run(self._beside.drain(1.0))
         self.run(self._writer.close())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
@@ -248,6 +282,21 @@ class ServedProject(AbstractContextManager["ServedProject"]):
     def refresh(self) -> None:
         """Let the server take up what the registry has now, as its watcher does four times a second."""
         self.handlers.refresh()
+
+    def fold(self) -> None:
+        """Bring what was written offline: the writer of this process has no socket that a training read could ask."""
+        self.run(self._writer.fold())
+
+    def usage_of(self, consumer: str) -> list[tuple[str, str, str, int]]:
+        """Return what a consumer has read so far: (feature version, mode, outcome, rows)."""
+        self.usage.rotate()
+        with closing(sqlite3.connect(self.store.registry.sqlite_path(), isolation_level=None)) as connection:
+            collect(self.settings.store_dir / "usage", connection)
+            found = connection.execute(
+                "SELECT view, version, feature, mode, outcome, entity_rows FROM usage_daily WHERE consumer = ?",
+                [consumer],
+            )
+            return [(f"{view}@v{version}:{feature}", *rest) for view, version, feature, *rest in found]
 
     async def _forward(self, call: Call, body: bytes) -> Reply:
         reply = self._writer.methods()[f"/featurestore.v1.Writer/{rpc_of(call.method)}"](call, body)

@@ -5,20 +5,25 @@ A transport's tests are one class and one line::
     class TestTransports(TransportSuite):
         transports = (GrpcAioTransport, AnotherTransport)
 
-A transport is a class that is made with handlers by method path, and has `name`, `start` and `drain` (see `served.Transport`). Clients are
+A transport is a class that is made with handlers by method path, and has `name`, `supports`, `start` and `drain` (see `served.Transport`);
+it runs the tests of what it supports. Clients are
 grpcio's own, so that what is tested is what users see.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, ClassVar
+from datetime import UTC, datetime
+from typing import Any, ClassVar, TypeVar
 
 import grpc
+import pyarrow as pa
 import pytest
 from google.protobuf import descriptor_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -41,6 +46,19 @@ from featurestore.v1 import serving_pb2 as pb
 _WEATHER = "weather@v1:temp"
 
 
+_Test = TypeVar("_Test", bound=Callable[..., None])
+
+
+def needs(feature: str) -> Callable[[_Test], _Test]:
+    """Say of a test that it is for transports which support something besides unary calls."""
+
+    def marked(test: _Test) -> _Test:
+        test.needs = feature  # type: ignore[attr-defined]  # read when tests are generated
+        return test
+
+    return marked
+
+
 class TransportSuite:
     """What a transport promises, as tests; subclass it and give the transports."""
 
@@ -49,8 +67,9 @@ class TransportSuite:
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         """Run every test with every transport."""
         if "transport" in metafunc.fixturenames:
-            names = [transport.name for transport in self.transports]
-            metafunc.parametrize("transport", self.transports, ids=names, scope="class")
+            needed = getattr(metafunc.function, "needs", "unary")
+            able = [transport for transport in self.transports if needed in transport.supports]
+            metafunc.parametrize("transport", able, ids=[transport.name for transport in able], scope="class")
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -64,7 +83,7 @@ class TransportSuite:
     @classmethod
     def guarded(cls, transport: type[Transport], tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedProject]:
         """Return a filled project that wants tokens."""
-        with ServedProject(tmp_path_factory.mktemp("guarded"), transport, auth="token") as served:
+        with ServedProject(tmp_path_factory.mktemp("guarded"), transport, auth="required") as served:
             served.fill()
             yield served
 
@@ -145,6 +164,129 @@ class TransportSuite:
                     await client.get_online_features(["wether:temp"], {"origin": ["JFK"]})
 
         asyncio.run(use())
+
+    # --- streams -------------------------------------------------------------------------------------------------
+
+    def test_stream_of_reads(self, server: ServedProject) -> None:
+        """More keys than one read may have come in parts, in order, each with the answer of a single read."""
+        keys = {"origin": ["JFK", "XXX", "EWR"] * 1000}
+        with server.client() as client:
+            parts = list(client.stream_online_features("delay_model", keys, rows=700))
+            single = client.get_online_features("delay_model", {"origin": keys["origin"][:3]}).to_dict()
+        assert [len(part) for part in parts] == [700, 700, 700, 700, 200]
+        joined = [part.to_dict() for part in parts]
+        assert all([v for part in joined for v in part[name]] == values * 1000 for name, values in single.items())
+
+    def test_stream_of_writes(self, server: ServedProject) -> None:
+        """Each part is acknowledged in its turn, when it is readable; a refused part ends the stream, and those before it stay."""
+        rows = [
+            {"user_id": [9], "event_timestamp": [1_704_067_200_000_000 + i], "score": [float(i)]} for i in range(50)
+        ]
+        with server.client() as client:
+            answers = client.stream_write("activity", iter(rows))
+            assert next(answers).accepted == 1
+            assert sum(answer.accepted for answer in answers) == 49
+            assert client.get_online_features(["activity:score"], {"user_id": [9]}).to_dict() == {"score": [49.0]}
+            refused = client.stream_write(
+                "activity", [{**rows[0], "user_id": [10]}, {**rows[0], "event_timestamp": [None]}]
+            )
+            assert next(refused).accepted == 1
+            with pytest.raises(InvalidArgumentError, match="null event time"):
+                next(refused)
+            assert client.get_online_features(["activity:score"], {"user_id": [10]}).to_dict() == {"score": [0.0]}
+
+    def test_streams_of_the_async_client(self, server: ServedProject) -> None:
+        """The asynchronous client streams reads and writes likewise."""
+        row = {"user_id": [11], "event_timestamp": [1_704_067_200_000_000], "score": [2.0]}
+
+        async def use() -> None:
+            async with AsyncClient(server.target, timeout=20, token="", consumer="") as client:
+                assert [written.accepted async for written in client.stream_write("activity", [row, row])] == [1, 0]
+                read = client.stream_online_features(["activity:score"], {"user_id": [11] * 5}, rows=2)
+                assert [len(rows) async for rows in read] == [2, 2, 1]
+
+        asyncio.run(use())
+
+    def test_training_read(self, server: ServedProject) -> None:
+        """A training set comes as Arrow: a row for each of the spine's, in its order, equal to what the store itself reads."""
+        hour = 3_600_000_000
+        now = pa.scalar(int(time.time() * 1e6), pa.int64())
+        times = pa.array([now.as_py() - hour // 2, now.as_py() - 2 * hour, None] * 40_000, pa.timestamp("us"))
+        spine = pa.table({"origin": ["JFK", "EWR", "XXX"] * 40_000, "event_timestamp": times, "row": range(120_000)})
+        server.fold()
+        expected = server.store.get_historical_features(spine, "delay_model")
+        with server.client() as client:
+            training = client.get_historical_features(spine, "delay_model")
+            assert training.to_arrow().equals(expected.to_arrow())
+            report = training.report
+            assert (report["rows"], report["views"][0]["matched"]) == (120_000, 40_000)
+            raw = b"".join(client.get_historical_features(_ipc(spine), ["weather:temp"], knowledge="latest").ipc())
+            assert pa.ipc.open_stream(raw).read_all().column_names == [*spine.column_names, "temp"]
+            empty = client.get_historical_features(spine.slice(0, 0), "delay_model").to_arrow()
+            assert empty.schema == expected.to_arrow().schema
+
+    def test_training_read_that_cannot_be_answered(self, server: ServedProject) -> None:
+        """What is wrong with a training read is said as the store itself says it."""
+        spine = {"origin": ["JFK"], "event_timestamp": [datetime(2024, 1, 1, tzinfo=UTC)]}
+        server.fold()
+        bad: list[tuple[Any, Any, type[Exception], str]] = [
+            (
+                {"orgin": ["JFK"]} | {"event_timestamp": spine["event_timestamp"]},
+                [_WEATHER],
+                InvalidArgumentError,
+                "Did you mean 'orgin'",
+            ),
+            (spine, ["wether:temp"], NotFoundError, "Did you mean 'weather'"),
+            (spine, ["idle:nothing"], FailedPreconditionError, "never filled"),
+            (b"no stream at all", [_WEATHER], InvalidArgumentError, "not an Arrow IPC stream"),
+            (_ipc(pa.table(spine))[:-20], [_WEATHER], InvalidArgumentError, "not an Arrow IPC stream"),
+        ]
+        with server.client() as client:
+            for given, features, error, message in bad:
+                with pytest.raises(error, match=message):
+                    client.get_historical_features(given, features).to_arrow()
+
+    def test_training_reads_are_counted(self, guarded: ServedProject) -> None:
+        """A training read counts its rows under the caller's consumer, and a view under `enforce` refuses strangers."""
+        token = guarded.token("trainer", "reader")
+        guarded.bind("trainer", "stranger@1")
+        guarded.fold()
+        spine = {"origin": ["JFK"] * 3, "event_timestamp": [datetime(2024, 1, 1, tzinfo=UTC)] * 3}
+        with guarded.client(token=token) as client:
+            client.get_historical_features(spine, "delay_model").to_arrow()
+            with pytest.raises(AccessDeniedError, match="guarded@v1:secret"):
+                client.get_historical_features(spine, ["guarded:secret"]).to_arrow()
+        counted = guarded.usage_of("stranger@1")
+        assert ("weather@v1:temp", "offline", "ok", 3) in counted
+        assert ("guarded@v1:secret", "offline", "refused", 0) in counted
+
+    def test_stream_needs_permission(self, guarded: ServedProject) -> None:
+        """A stream is refused before anything of it is looked at, like a call."""
+        with guarded.client() as client, pytest.raises(UnauthenticatedError):
+            next(client._stream("StreamWrite", iter(())))  # noqa: SLF001  # what a stranger's client would send
+        reader = guarded.token("only_reader", "reader")
+        with guarded.client(token=reader) as client, pytest.raises(AccessDeniedError, match="writer"):
+            next(client._stream("StreamWrite", iter(())))  # noqa: SLF001  # likewise
+
+    @needs("streams")
+    def test_unread_stream_does_not_disturb_others(self, server: ServedProject) -> None:
+        """A stream whose answers nobody reads holds back itself alone: other calls on its connection are answered."""
+        schema = pb.Schema.FromString(
+            server.call("GetSchema", pb.SchemaRequest(features=["weather:note"]).SerializeToString()).body
+        )
+        body = pb.ReadRequest(
+            plan=schema.fingerprint, columns=[pb.Column(name="origin", strings=[b"EWR"] * MAX_KEYS)]
+        ).SerializeToString()
+        sent = itertools.count()
+        stub: Any = server.channel.stream_stream(f"/{SERVICE}/StreamOnlineFeatures")
+        unread = stub(iter(lambda: (next(sent), body)[1], None), timeout=60)
+        next(unread)
+        for _ in range(50):
+            assert server.call("GetStatus").code == "OK"
+        held = next(sent)
+        assert server.call("GetStatus").code == "OK"
+        unread.cancel()
+        assert held < 20_000  # it stopped somewhere: nothing is made ahead without end
 
     # --- requests that cannot be answered ------------------------------------------------------------------------
 
@@ -417,6 +559,7 @@ class TransportSuite:
             stub.Check(health_pb2.HealthCheckRequest(service="other"), timeout=20)
         assert caught.value.code() is grpc.StatusCode.NOT_FOUND
 
+    @needs("reflection")
     def test_reflection(self, server: ServedProject) -> None:
         """Reflection lists the service and gives its description."""
         stub: Any = reflection_pb2_grpc.ServerReflectionStub(server.channel)
@@ -450,6 +593,14 @@ class TransportSuite:
             drained.join()
             with served.client(timeout=1.0) as late, pytest.raises(UnavailableError):
                 late.status()
+
+
+def _ipc(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    data: bytes = sink.getvalue().to_pybytes()
+    return data
 
 
 def _request(server: ServedProject, features: list[str], columns: list[pb.Column]) -> bytes:

@@ -77,20 +77,22 @@ class FeatureSchema(_message.Message):
     def __init__(self, name: _Optional[str] = ..., ref: _Optional[str] = ..., dtype: _Optional[str] = ..., view: _Optional[int] = ..., lane: _Optional[str] = ..., index: _Optional[int] = ..., bit: _Optional[int] = ...) -> None: ...
 
 class Schema(_message.Message):
-    __slots__ = ("fingerprint", "key_sets", "views", "features", "request", "revision")
+    __slots__ = ("fingerprint", "key_sets", "views", "features", "request", "revision", "stream_port")
     FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     KEY_SETS_FIELD_NUMBER: _ClassVar[int]
     VIEWS_FIELD_NUMBER: _ClassVar[int]
     FEATURES_FIELD_NUMBER: _ClassVar[int]
     REQUEST_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
+    STREAM_PORT_FIELD_NUMBER: _ClassVar[int]
     fingerprint: bytes
     key_sets: _containers.RepeatedCompositeFieldContainer[KeySet]
     views: _containers.RepeatedCompositeFieldContainer[ViewSchema]
     features: _containers.RepeatedCompositeFieldContainer[FeatureSchema]
     request: _containers.RepeatedCompositeFieldContainer[KeyField]
     revision: int
-    def __init__(self, fingerprint: _Optional[bytes] = ..., key_sets: _Optional[_Iterable[_Union[KeySet, _Mapping]]] = ..., views: _Optional[_Iterable[_Union[ViewSchema, _Mapping]]] = ..., features: _Optional[_Iterable[_Union[FeatureSchema, _Mapping]]] = ..., request: _Optional[_Iterable[_Union[KeyField, _Mapping]]] = ..., revision: _Optional[int] = ...) -> None: ...
+    stream_port: int
+    def __init__(self, fingerprint: _Optional[bytes] = ..., key_sets: _Optional[_Iterable[_Union[KeySet, _Mapping]]] = ..., views: _Optional[_Iterable[_Union[ViewSchema, _Mapping]]] = ..., features: _Optional[_Iterable[_Union[FeatureSchema, _Mapping]]] = ..., request: _Optional[_Iterable[_Union[KeyField, _Mapping]]] = ..., revision: _Optional[int] = ..., stream_port: _Optional[int] = ...) -> None: ...
 
 class Column(_message.Message):
     __slots__ = ("name", "integers", "doubles", "strings", "nulls")
@@ -186,6 +188,42 @@ class WriteReply(_message.Message):
     warnings: _containers.RepeatedScalarFieldContainer[str]
     def __init__(self, accepted: _Optional[int] = ..., repeated_rows: _Optional[int] = ..., parked: _Optional[int] = ..., first_seq: _Optional[int] = ..., last_seq: _Optional[int] = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...
 
+class TrainingAsk(_message.Message):
+    __slots__ = ("service", "features", "full_feature_names", "timestamp", "knowledge", "position", "revision")
+    SERVICE_FIELD_NUMBER: _ClassVar[int]
+    FEATURES_FIELD_NUMBER: _ClassVar[int]
+    FULL_FEATURE_NAMES_FIELD_NUMBER: _ClassVar[int]
+    TIMESTAMP_FIELD_NUMBER: _ClassVar[int]
+    KNOWLEDGE_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    service: str
+    features: _containers.RepeatedScalarFieldContainer[str]
+    full_feature_names: bool
+    timestamp: str
+    knowledge: str
+    position: int
+    revision: int
+    def __init__(self, service: _Optional[str] = ..., features: _Optional[_Iterable[str]] = ..., full_feature_names: _Optional[bool] = ..., timestamp: _Optional[str] = ..., knowledge: _Optional[str] = ..., position: _Optional[int] = ..., revision: _Optional[int] = ...) -> None: ...
+
+class TrainingRequest(_message.Message):
+    __slots__ = ("ask", "spine")
+    ASK_FIELD_NUMBER: _ClassVar[int]
+    SPINE_FIELD_NUMBER: _ClassVar[int]
+    ask: TrainingAsk
+    spine: bytes
+    def __init__(self, ask: _Optional[_Union[TrainingAsk, _Mapping]] = ..., spine: _Optional[bytes] = ...) -> None: ...
+
+class TrainingPart(_message.Message):
+    __slots__ = ("rows", "count", "report")
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    REPORT_FIELD_NUMBER: _ClassVar[int]
+    rows: bytes
+    count: int
+    report: str
+    def __init__(self, rows: _Optional[bytes] = ..., count: _Optional[int] = ..., report: _Optional[str] = ...) -> None: ...
+
 class AdvanceClockRequest(_message.Message):
     __slots__ = ("time",)
     TIME_FIELD_NUMBER: _ClassVar[int]
@@ -205,15 +243,17 @@ class StatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class ServerStatus(_message.Message):
-    __slots__ = ("clock", "revision", "project", "environment", "internal_errors")
+    __slots__ = ("clock", "revision", "project", "environment", "internal_errors", "stream_port")
     CLOCK_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
     PROJECT_FIELD_NUMBER: _ClassVar[int]
     ENVIRONMENT_FIELD_NUMBER: _ClassVar[int]
     INTERNAL_ERRORS_FIELD_NUMBER: _ClassVar[int]
+    STREAM_PORT_FIELD_NUMBER: _ClassVar[int]
     clock: Clock
     revision: int
     project: str
     environment: str
     internal_errors: int
-    def __init__(self, clock: _Optional[_Union[Clock, _Mapping]] = ..., revision: _Optional[int] = ..., project: _Optional[str] = ..., environment: _Optional[str] = ..., internal_errors: _Optional[int] = ...) -> None: ...
+    stream_port: int
+    def __init__(self, clock: _Optional[_Union[Clock, _Mapping]] = ..., revision: _Optional[int] = ..., project: _Optional[str] = ..., environment: _Optional[str] = ..., internal_errors: _Optional[int] = ..., stream_port: _Optional[int] = ...) -> None: ...

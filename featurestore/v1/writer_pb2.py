@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from featurestore.v1 import serving_pb2 as featurestore_dot_v1_dot_serving__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x66\x65\x61turestore/v1/writer.proto\x12\x0f\x66\x65\x61turestore.v1\x1a\x1d\x66\x65\x61turestore/v1/serving.proto\"A\n\x11WriteTableRequest\x12\x0c\n\x04view\x18\x01 \x01(\t\x12\x0c\n\x04rows\x18\x02 \x01(\x0c\x12\x10\n\x08write_id\x18\x03 \x01(\x0c\"\x1f\n\x0eReserveRequest\x12\r\n\x05\x63ount\x18\x01 \x01(\x04\"\x1d\n\x08Reserved\x12\x11\n\tfirst_seq\x18\x01 \x01(\x06\"\r\n\x0b\x46oldRequest\"\x16\n\x06\x46olded\x12\x0c\n\x04rows\x18\x01 \x01(\x04\"\"\n\x12MaterializeRequest\x12\x0c\n\x04view\x18\x01 \x01(\t\"\x1e\n\x0cMaterialized\x12\x0e\n\x06report\x18\x01 \x01(\t\"\x15\n\x13\x43ollectUsageRequest\"\"\n\x0eUsageCollected\x12\x10\n\x08segments\x18\x01 \x01(\x04\x32\x9a\x04\n\x06Writer\x12\x43\n\x05Write\x12\x1d.featurestore.v1.WriteRequest\x1a\x1b.featurestore.v1.WriteReply\x12M\n\nWriteTable\x12\".featurestore.v1.WriteTableRequest\x1a\x1b.featurestore.v1.WriteReply\x12L\n\x0c\x41\x64vanceClock\x12$.featurestore.v1.AdvanceClockRequest\x1a\x16.featurestore.v1.Clock\x12\x45\n\x07Reserve\x12\x1f.featurestore.v1.ReserveRequest\x1a\x19.featurestore.v1.Reserved\x12=\n\x04\x46old\x12\x1c.featurestore.v1.FoldRequest\x1a\x17.featurestore.v1.Folded\x12Q\n\x0bMaterialize\x12#.featurestore.v1.MaterializeRequest\x1a\x1d.featurestore.v1.Materialized\x12U\n\x0c\x43ollectUsage\x12$.featurestore.v1.CollectUsageRequest\x1a\x1f.featurestore.v1.UsageCollectedb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x66\x65\x61turestore/v1/writer.proto\x12\x0f\x66\x65\x61turestore.v1\x1a\x1d\x66\x65\x61turestore/v1/serving.proto\"S\n\x11WriteTableRequest\x12\x0c\n\x04view\x18\x01 \x01(\t\x12\x0c\n\x04rows\x18\x02 \x01(\x0c\x12\x10\n\x08write_id\x18\x03 \x01(\x0c\x12\x10\n\x08released\x18\x04 \x01(\t\"\x1f\n\x0eReserveRequest\x12\r\n\x05\x63ount\x18\x01 \x01(\x04\"\x1d\n\x08Reserved\x12\x11\n\tfirst_seq\x18\x01 \x01(\x06\"\r\n\x0b\x46oldRequest\"\x16\n\x06\x46olded\x12\x0c\n\x04rows\x18\x01 \x01(\x04\"0\n\x12MaterializeRequest\x12\x0c\n\x04view\x18\x01 \x01(\t\x12\x0c\n\x04\x66ull\x18\x02 \x01(\x08\"\x1e\n\x0cMaterialized\x12\x0e\n\x06report\x18\x01 \x01(\t\"\\\n\x0c\x45raseRequest\x12\x0e\n\x06\x65ntity\x18\x01 \x01(\t\x12\x0c\n\x04keys\x18\x02 \x01(\x0c\x12\x11\n\tprincipal\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x0b\n\x03now\x18\x05 \x01(\x06\"\x19\n\x06\x45rased\x12\x0f\n\x07receipt\x18\x01 \x01(\x0c\"\x15\n\x13\x43ollectUsageRequest\"\"\n\x0eUsageCollected\x12\x10\n\x08segments\x18\x01 \x01(\x04\x32\xaa\x05\n\x06Writer\x12\x43\n\x05Write\x12\x1d.featurestore.v1.WriteRequest\x1a\x1b.featurestore.v1.WriteReply\x12M\n\x0bStreamWrite\x12\x1d.featurestore.v1.WriteRequest\x1a\x1b.featurestore.v1.WriteReply(\x01\x30\x01\x12M\n\nWriteTable\x12\".featurestore.v1.WriteTableRequest\x1a\x1b.featurestore.v1.WriteReply\x12L\n\x0c\x41\x64vanceClock\x12$.featurestore.v1.AdvanceClockRequest\x1a\x16.featurestore.v1.Clock\x12\x45\n\x07Reserve\x12\x1f.featurestore.v1.ReserveRequest\x1a\x19.featurestore.v1.Reserved\x12=\n\x04\x46old\x12\x1c.featurestore.v1.FoldRequest\x1a\x17.featurestore.v1.Folded\x12Q\n\x0bMaterialize\x12#.featurestore.v1.MaterializeRequest\x1a\x1d.featurestore.v1.Materialized\x12?\n\x05\x45rase\x12\x1d.featurestore.v1.EraseRequest\x1a\x17.featurestore.v1.Erased\x12U\n\x0c\x43ollectUsage\x12$.featurestore.v1.CollectUsageRequest\x1a\x1f.featurestore.v1.UsageCollected2h\n\x08Training\x12\\\n\x15GetHistoricalFeatures\x12 .featurestore.v1.TrainingRequest\x1a\x1d.featurestore.v1.TrainingPart(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,23 +33,29 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'featurestore.v1.writer_pb2'
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_WRITETABLEREQUEST']._serialized_start=80
-  _globals['_WRITETABLEREQUEST']._serialized_end=145
-  _globals['_RESERVEREQUEST']._serialized_start=147
-  _globals['_RESERVEREQUEST']._serialized_end=178
-  _globals['_RESERVED']._serialized_start=180
-  _globals['_RESERVED']._serialized_end=209
-  _globals['_FOLDREQUEST']._serialized_start=211
-  _globals['_FOLDREQUEST']._serialized_end=224
-  _globals['_FOLDED']._serialized_start=226
-  _globals['_FOLDED']._serialized_end=248
-  _globals['_MATERIALIZEREQUEST']._serialized_start=250
-  _globals['_MATERIALIZEREQUEST']._serialized_end=284
-  _globals['_MATERIALIZED']._serialized_start=286
-  _globals['_MATERIALIZED']._serialized_end=316
-  _globals['_COLLECTUSAGEREQUEST']._serialized_start=318
-  _globals['_COLLECTUSAGEREQUEST']._serialized_end=339
-  _globals['_USAGECOLLECTED']._serialized_start=341
-  _globals['_USAGECOLLECTED']._serialized_end=375
-  _globals['_WRITER']._serialized_start=378
-  _globals['_WRITER']._serialized_end=916
+  _globals['_WRITETABLEREQUEST']._serialized_end=163
+  _globals['_RESERVEREQUEST']._serialized_start=165
+  _globals['_RESERVEREQUEST']._serialized_end=196
+  _globals['_RESERVED']._serialized_start=198
+  _globals['_RESERVED']._serialized_end=227
+  _globals['_FOLDREQUEST']._serialized_start=229
+  _globals['_FOLDREQUEST']._serialized_end=242
+  _globals['_FOLDED']._serialized_start=244
+  _globals['_FOLDED']._serialized_end=266
+  _globals['_MATERIALIZEREQUEST']._serialized_start=268
+  _globals['_MATERIALIZEREQUEST']._serialized_end=316
+  _globals['_MATERIALIZED']._serialized_start=318
+  _globals['_MATERIALIZED']._serialized_end=348
+  _globals['_ERASEREQUEST']._serialized_start=350
+  _globals['_ERASEREQUEST']._serialized_end=442
+  _globals['_ERASED']._serialized_start=444
+  _globals['_ERASED']._serialized_end=469
+  _globals['_COLLECTUSAGEREQUEST']._serialized_start=471
+  _globals['_COLLECTUSAGEREQUEST']._serialized_end=492
+  _globals['_USAGECOLLECTED']._serialized_start=494
+  _globals['_USAGECOLLECTED']._serialized_end=528
+  _globals['_WRITER']._serialized_start=531
+  _globals['_WRITER']._serialized_end=1213
+  _globals['_TRAINING']._serialized_start=1215
+  _globals['_TRAINING']._serialized_end=1319
 # @@protoc_insertion_point(module_scope)

@@ -6,14 +6,16 @@ from typing import ClassVar as _ClassVar, Optional as _Optional
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class WriteTableRequest(_message.Message):
-    __slots__ = ("view", "rows", "write_id")
+    __slots__ = ("view", "rows", "write_id", "released")
     VIEW_FIELD_NUMBER: _ClassVar[int]
     ROWS_FIELD_NUMBER: _ClassVar[int]
     WRITE_ID_FIELD_NUMBER: _ClassVar[int]
+    RELEASED_FIELD_NUMBER: _ClassVar[int]
     view: str
     rows: bytes
     write_id: bytes
-    def __init__(self, view: _Optional[str] = ..., rows: _Optional[bytes] = ..., write_id: _Optional[bytes] = ...) -> None: ...
+    released: str
+    def __init__(self, view: _Optional[str] = ..., rows: _Optional[bytes] = ..., write_id: _Optional[bytes] = ..., released: _Optional[str] = ...) -> None: ...
 
 class ReserveRequest(_message.Message):
     __slots__ = ("count",)
@@ -38,16 +40,38 @@ class Folded(_message.Message):
     def __init__(self, rows: _Optional[int] = ...) -> None: ...
 
 class MaterializeRequest(_message.Message):
-    __slots__ = ("view",)
+    __slots__ = ("view", "full")
     VIEW_FIELD_NUMBER: _ClassVar[int]
+    FULL_FIELD_NUMBER: _ClassVar[int]
     view: str
-    def __init__(self, view: _Optional[str] = ...) -> None: ...
+    full: bool
+    def __init__(self, view: _Optional[str] = ..., full: _Optional[bool] = ...) -> None: ...
 
 class Materialized(_message.Message):
     __slots__ = ("report",)
     REPORT_FIELD_NUMBER: _ClassVar[int]
     report: str
     def __init__(self, report: _Optional[str] = ...) -> None: ...
+
+class EraseRequest(_message.Message):
+    __slots__ = ("entity", "keys", "principal", "reason", "now")
+    ENTITY_FIELD_NUMBER: _ClassVar[int]
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    PRINCIPAL_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    NOW_FIELD_NUMBER: _ClassVar[int]
+    entity: str
+    keys: bytes
+    principal: str
+    reason: str
+    now: int
+    def __init__(self, entity: _Optional[str] = ..., keys: _Optional[bytes] = ..., principal: _Optional[str] = ..., reason: _Optional[str] = ..., now: _Optional[int] = ...) -> None: ...
+
+class Erased(_message.Message):
+    __slots__ = ("receipt",)
+    RECEIPT_FIELD_NUMBER: _ClassVar[int]
+    receipt: bytes
+    def __init__(self, receipt: _Optional[bytes] = ...) -> None: ...
 
 class CollectUsageRequest(_message.Message):
     __slots__ = ()
