@@ -5,13 +5,14 @@ RUN := $(VENV)/bin
 UV := $(RUN)/uv pip
 WORKERS ?= 2
 
-.PHONY: help setup demo test test-long check format proto lock bench clean
+.PHONY: help setup demo test test-long check format proto lock bench native test-native clean
 
 help:
 	@echo "make demo    run the flights example end to end"
 	@echo "make test    pass the whole test suite"
 	@echo "make check   ruff, mypy, docstrings, import contract"
 	@echo "make bench   measure the claims beside the peers"
+	@echo "make native  build and install the fast transport (needs cargo)"
 	@echo "make proto   generate featurestore/v1 from proto/"
 	@echo "make lock    resolve requirements.lock anew"
 
@@ -60,6 +61,15 @@ lock: setup
 
 bench: setup
 	$(RUN)/python benchmarks/run.py
+
+# Built with the locked crates, and installed into .venv; nothing needs it.
+native: setup
+	@command -v cargo >/dev/null || { echo "cargo is missing: install Rust 1.88 or newer. Everything works without the native transport." >&2; exit 1; }
+	$(RUN)/uv tool run maturin==1.16.0 build --quiet --release --locked -m native/Cargo.toml -i $(RUN)/python -o native/target/wheels
+	@$(UV) install --quiet --python $(RUN)/python --no-deps --reinstall native/target/wheels/featurestore_native-*.whl
+
+test-native: native
+	cd native && PYO3_PYTHON=../$(RUN)/python cargo test --quiet --locked
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis demo-project

@@ -1,0 +1,154 @@
+"""The fast transport: a small Rust extension reads and writes HTTP/2 in a thread of its own, and handlers run on the event loop as ever.
+
+It serves unary calls and health. Streams and reflection are grpc.aio's, on a second port that schemas and the server's status name.
+The extension is a wheel of its own (`make native`), and nothing needs it: `is_installed` says whether it is there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from importlib.util import find_spec
+from typing import Any
+
+from grpc_health.v1 import health_pb2
+
+from featurestore.errors import ConfigError, UnavailableError
+from featurestore.serving.access import SERVICE
+from featurestore.serving.call import Call, Handler, Reply, StreamHandler
+from featurestore.serving.settings import MAX_REQUEST_BYTES, TlsFiles
+from featurestore.serving.status import Guard
+
+_CHECK, _WATCH, _LIST = (f"/grpc.health.v1.Health/{name}" for name in ("Check", "Watch", "List"))
+_MEBIBYTE = 1 << 20
+_LIMITS: Mapping[str, float] = {
+    "max_arriving": 256 * _MEBIBYTE,  # request bytes in pieces, over all connections
+    "max_calls": 5000,  # in progress, over all connections; more are refused before their body is read
+    "max_connections": 10_000,
+    "max_streams": 1000,  # calls at once on a connection
+    "max_metadata": 16 << 10,
+    "handshake": 10.0,  # seconds for TLS, and for the first bytes of HTTP/2
+    "idle": 300.0,
+    "age": 1800.0,
+    "keepalive": 60.0,  # seconds between our pings of a quiet connection
+    "keepalive_timeout": 20.0,
+}
+
+
+def is_installed() -> bool:
+    """Say whether the extension is there."""
+    return find_spec("featurestore_native") is not None
+
+
+class NativeTransport:
+    """Serves handlers of unary calls by the extension; see GrpcAioTransport.
+
+    Args:
+        handlers: Handlers by method path; one that returns an awaitable is run as a task of the event loop.
+        streams: Handlers of streams, by whose names callers are told where to go.
+        stream_port: Where streams are served; 0 when nowhere.
+        max_request_bytes: Larger messages are refused by the transport.
+        limits: In place of this module's.
+
+    Attributes:
+        name: What the conformance suite calls it.
+        supports: What of the suite it does by itself.
+
+    Raises:
+        ConfigError: The extension is not installed.
+    """
+
+    name = "native"
+    supports = frozenset({"unary", "health", "tls"})
+
+    def __init__(
+        self,
+        handlers: Mapping[str, Handler],
+        streams: Mapping[str, StreamHandler] | None = None,
+        *,
+        stream_port: int = 0,
+        max_request_bytes: int = 2 * MAX_REQUEST_BYTES,
+        **limits: float,
+    ) -> None:
+        if not is_installed():
+            raise ConfigError(
+                "The native transport is not installed.",
+                place="serving.transport",
+                repair='Run `make native`, or set transport = "grpc_aio".',
+            )
+        from featurestore_native import Server
+
+        self._serving = True
+        self._descriptor = -1
+        health = {_CHECK: self._check, _WATCH: self._watch, _LIST: self._list}
+        there = f" Streams and reflection are served on port {stream_port}." if streams and stream_port else ""
+        self._server = Server(
+            {**handlers, **{path: Guard().wrap(handle) for path, handle in health.items()}},
+            held={_WATCH},
+            call=Call,
+            reply=Reply,
+            later=_later,
+            elsewhere=there,
+            max_message=max_request_bytes,
+            **{**_LIMITS, **limits},
+        )
+
+    async def start(self, address: str, *, tls: TlsFiles | None = None) -> int:
+        """Listen, and return the port.
+
+        Args:
+            address: ``host:port``, where port 0 takes a free one.
+            tls: Certificate and key; new connections get those that lie there by then. None serves plain text.
+
+        Raises:
+            UnavailableError: The port cannot be taken, or the files of `tls` cannot be used.
+        """
+        host, _, port = address.rpartition(":")
+        files = None if tls is None else (tls.certificate, tls.key, tls.client_ca)
+        try:
+            bound: int = self._server.start(host, int(port), files)
+        except OSError as error:
+            raise UnavailableError(f"The native transport cannot listen on {address}: {error}.") from error
+        self._descriptor = self._server.fileno()
+        asyncio.get_running_loop().add_reader(self._descriptor, self._server.turn)
+        return bound
+
+    async def drain(self, seconds: float) -> None:
+        """Take no more calls, let those in flight finish for so many seconds, and stop."""
+        self._serving = False
+        if self._descriptor < 0:
+            return
+        await asyncio.to_thread(self._server.drain, seconds)
+        asyncio.get_running_loop().remove_reader(self._descriptor)
+        self._descriptor = -1
+
+    def _check(self, _: Call, body: bytes) -> Reply:
+        if not self._knows(body):
+            return Reply(code="NOT_FOUND", message="No such service.")
+        return Reply(self._state().SerializeToString())
+
+    def _watch(self, _: Call, body: bytes) -> Reply:
+        kinds = health_pb2.HealthCheckResponse
+        state = self._state() if self._knows(body) else kinds(status=kinds.SERVICE_UNKNOWN)
+        return Reply(state.SerializeToString())
+
+    def _list(self, _: Call, __: bytes) -> Reply:
+        state = self._state()
+        return Reply(health_pb2.HealthListResponse(statuses={"": state, SERVICE: state}).SerializeToString())
+
+    def _knows(self, body: bytes) -> bool:
+        return health_pb2.HealthCheckRequest.FromString(body).service in {"", SERVICE}
+
+    def _state(self) -> health_pb2.HealthCheckResponse:
+        kinds = health_pb2.HealthCheckResponse
+        return kinds(status=kinds.SERVING if self._serving else kinds.NOT_SERVING)
+
+
+def _later(awaitable: Awaitable[Reply], respond: Callable[[Reply], None]) -> asyncio.Task[None]:
+    """Run what a handler waits for, and give its reply to the extension, which cancels the task when nobody waits for that any more."""
+
+    async def answer() -> None:
+        respond(await awaitable)
+
+    task: Any = asyncio.get_running_loop().create_task(answer())
+    return task  # type: ignore[no-any-return]  # a task of the running loop
