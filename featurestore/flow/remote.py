@@ -12,14 +12,13 @@ import msgspec
 import pyarrow as pa
 
 from featurestore.client import error_of, texts
+from featurestore.flow.erased import Receipt, stream_of
 from featurestore.flow.materialize import MaterializeReport
+from featurestore.flow.sockets import SERVICE, socket_path
 from featurestore.flow.write import WriteReport
 from featurestore.refs import ViewRef
 from featurestore.v1 import serving_pb2 as pb
 from featurestore.v1 import writer_pb2 as wire
-
-SERVICE = "featurestore.v1.Writer"
-SOCKET, ADDRESS = "writer.sock", "writer.address"
 
 _MAX_TABLE_BYTES = 512 << 20
 _OPTIONS = (
@@ -28,16 +27,6 @@ _OPTIONS = (
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
 )
-
-
-def socket_path(store_directory: Path) -> Path:
-    """Return where the writer of a store listens: the socket in its folder, or where the file ``writer.address`` says.
-
-    Args:
-        store_directory: The project's ``store`` folder.
-    """
-    address = store_directory / ADDRESS
-    return Path(address.read_text().strip()) if address.exists() else store_directory / SOCKET
 
 
 class RemoteWriter(AbstractContextManager["RemoteWriter"]):
@@ -54,12 +43,9 @@ class RemoteWriter(AbstractContextManager["RemoteWriter"]):
         self._timeout = timeout
         self._channel = grpc.insecure_channel(f"unix:{socket_path(store_directory)}", options=_OPTIONS)
 
-    def write(self, ref: ViewRef, rows: pa.Table, *, write_id: bytes = b"") -> WriteReport:
+    def write(self, ref: ViewRef, rows: pa.Table, *, write_id: bytes = b"", released: str = "") -> WriteReport:
         """Accept rows of a view; see Writer."""
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, rows.schema) as stream:
-            stream.write_table(rows)
-        request = wire.WriteTableRequest(view=str(ref), rows=sink.getvalue().to_pybytes(), write_id=write_id)
+        request = wire.WriteTableRequest(view=str(ref), rows=stream_of(rows), write_id=write_id, released=released)
         reply = pb.WriteReply.FromString(self._call("WriteTable", request))
         return WriteReport(
             reply.accepted, reply.repeated_rows, reply.parked, reply.first_seq, reply.last_seq, tuple(reply.warnings)
@@ -77,10 +63,17 @@ class RemoteWriter(AbstractContextManager["RemoteWriter"]):
         """Move the replay clock to an instant (microseconds UTC), and return it."""
         return pb.Clock.FromString(self._call("AdvanceClock", pb.AdvanceClockRequest(time=time))).time
 
-    def materialize(self, ref: ViewRef) -> MaterializeReport:
+    def materialize(self, ref: ViewRef, *, full: bool = False) -> MaterializeReport:
         """Bring the offline rows of a view version online; see Writer."""
-        answer = wire.Materialized.FromString(self._call("Materialize", wire.MaterializeRequest(view=str(ref))))
+        answer = wire.Materialized.FromString(
+            self._call("Materialize", wire.MaterializeRequest(view=str(ref), full=full))
+        )
         return msgspec.json.decode(answer.report, type=MaterializeReport)
+
+    def erase(self, entity: str, keys: pa.Table, *, principal: str, reason: str, now: int) -> Receipt:
+        """Erase keys of an entity from everything that the store holds; see Writer."""
+        request = wire.EraseRequest(entity=entity, keys=stream_of(keys), principal=principal, reason=reason, now=now)
+        return msgspec.json.decode(wire.Erased.FromString(self._call("Erase", request)).receipt, type=Receipt)
 
     def collect_usage(self) -> int:
         """Fold the usage that the server's workers have handed over; returns how many segments that were."""

@@ -34,6 +34,11 @@ def log_rows(transaction: Transaction, ref: ViewRef, rows: pa.Table) -> None:
     transaction.put("log", _pack_seq(rows[SEQ][0].as_py()), encode_batch(ref, rows))
 
 
+def first_logged(snapshot: Snapshot) -> int | None:
+    """Return the first sequence number in the log, None when it is empty."""
+    return next((int.from_bytes(key, "big") for key, _ in snapshot.scan("log", b"", _END)), None)
+
+
 def logged_rows(snapshot: Snapshot) -> Iterator[tuple[bytes, ViewRef, pa.Table]]:
     """Go through the log in order: (key of the entry, view version, rows)."""
     for key, batch in snapshot.scan("log", b"", _END):

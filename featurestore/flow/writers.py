@@ -10,12 +10,13 @@ from pathlib import Path
 import grpc
 
 from featurestore.errors import UnavailableError
+from featurestore.flow.clock_mark import is_replay
 from featurestore.flow.fold import Tables
-from featurestore.flow.remote import RemoteWriter, socket_path
+from featurestore.flow.remote import RemoteWriter
+from featurestore.flow.sockets import socket_path
 from featurestore.flow.write import Clock, Writer
 from featurestore.registry.snapshot import RegistrySnapshot
 
-_CLOCK = "clock"
 _PATIENCE = 10.0  # seconds to wait for another process that holds the lock for a short while
 
 AnyWriter = Writer | RemoteWriter
@@ -38,18 +39,6 @@ def open_writer(
     """
     with _reach(store, lambda: Writer(store, snapshot, None if is_replay(store) else clock, tables)) as writer:
         yield writer
-
-
-def is_replay(store: Path) -> bool:
-    """Say whether the store runs on the replay clock, which `serve --clock` sets."""
-    mark = store / _CLOCK
-    return mark.is_file() and mark.read_text().strip() == "replay"
-
-
-def set_clock(store: Path, name: str) -> None:
-    """Record which clock the store runs on, ``system`` or ``replay``; it holds for every process from now on."""
-    store.mkdir(parents=True, exist_ok=True)
-    (store / _CLOCK).write_text(f"{name}\n")
 
 
 def _reach(store: Path, take: Callable[[], Writer]) -> AnyWriter:

@@ -15,9 +15,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from featurestore.errors import FeatureStoreError
+from featurestore.serving.logs import start_logging
 from featurestore.serving.settings import ServeSettings
-
-LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s [%(process)d] %(message)s"
 
 
 class Lifeline:
@@ -51,8 +50,8 @@ def run_child(body: Callable[[ServeSettings, Lifeline], Awaitable[None]]) -> Non
     Args:
         body: What it does, with the settings and the tie to the parent.
     """
-    logging.basicConfig(format=LOG_FORMAT, level=logging.INFO, stream=sys.stderr)
     settings = ServeSettings.from_json(sys.stdin.readline())
+    start_logging(settings.log)
 
     async def main() -> None:
         await body(settings, Lifeline())

@@ -1,14 +1,15 @@
 """The methods of the service: request bytes in, reply bytes out, free of any transport.
 
 A worker keeps everything a call needs in one immutable `State`; when the registry changes another one takes its place, and calls in flight
-finish with theirs. Reads wait for nothing; writes are forwarded to the store's one writer.
+finish with theirs. Reads wait for nothing; writes are forwarded to the store's one writer, and training reads to the process for them.
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 from featurestore.audit import UsageWriter
 from featurestore.errors import (
@@ -20,16 +21,20 @@ from featurestore.errors import (
 )
 from featurestore.keys import encode_request
 from featurestore.online.reader import OnlineReader, PreparedRead, schema_message
-from featurestore.planning import plan_read
+from featurestore.planning import ReadPlan, plan_read
 from featurestore.refs import ViewRef
 from featurestore.registry.credentials import Credentials
 from featurestore.registry.snapshot import RegistrySnapshot
 from featurestore.registry.storage import Registry
 from featurestore.rows import CREATED, RowSchema
-from featurestore.serving.access import SERVICE, Caller, Gate
-from featurestore.serving.call import Call, Handler, Reply
-from featurestore.serving.settings import MAX_KEYS, MAX_REQUEST_BYTES, MAX_RESPONSE_BYTES, ServeSettings
+from featurestore.serving.access import SERVICE, Caller, Decision, Gate
+from featurestore.serving.authentication import Authenticator, JwtVerifier
+from featurestore.serving.call import Call, Handler, Reply, StreamHandler
+from featurestore.serving.metrics import MetricsFile, read_metrics, to_prometheus
+from featurestore.serving.read_metrics import ReadMetrics
+from featurestore.serving.settings import MAX_KEYS, MAX_REQUEST_BYTES, MAX_RESPONSE_BYTES, METRICS, ServeSettings
 from featurestore.serving.status import Guard, ascii_safe
+from featurestore.serving.tracing import tracing
 from featurestore.v1 import serving_pb2 as pb
 
 MAX_PLANS = 1000
@@ -44,6 +49,11 @@ class KnownRead:
     asked: Asked
     prepared: PreparedRead
     schema: bytes
+
+    @property
+    def label(self) -> str:
+        """What was asked, as metrics name it: the service, or that references were."""
+        return self.asked[0] if isinstance(self.asked[0], str) else "(features)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,18 +81,34 @@ class FeatureHandlers:
         registry: The registry, which is only read.
         reader: Reads the online store.
         usage: Counts the reads of this worker.
+        metrics: Measures its calls.
         writer: Handles a call in place of this worker: the writer process over its socket, or a writer in this process.
+        write: Handles a stream of writes in its place, likewise.
+        training: Reads a training set in its place, likewise.
     """
 
     def __init__(
-        self, settings: ServeSettings, *, registry: Registry, reader: OnlineReader, usage: UsageWriter, writer: Handler
+        self,
+        settings: ServeSettings,
+        *,
+        registry: Registry,
+        reader: OnlineReader,
+        usage: UsageWriter,
+        metrics: MetricsFile,
+        writer: Handler,
+        write: StreamHandler,
+        training: StreamHandler,
     ) -> None:
-        self.guard = Guard()
+        self._metrics = ReadMetrics(metrics)
+        self.guard = Guard(self._metrics.count, tracing())
         self._settings = settings
         self._registry = registry
         self._reader = reader
         self._usage = usage
         self._writer = writer
+        self._write = write
+        self._training = training
+        self._jwt = None if settings.jwt is None else JwtVerifier(settings.jwt)
         self._counter: int | None = None
         self._state = self._state_of(registry.snapshot(), registry.credentials())
         self.refresh()
@@ -98,11 +124,20 @@ class FeatureHandlers:
             "GetSchema": self.get_schema,
             "GetOnlineFeatures": self.get_online_features,
             "GetWriteSchema": self.get_write_schema,
-            "Write": self.forward,
-            "AdvanceClock": self.forward,
+            "Write": self.write,
+            "AdvanceClock": self.advance_clock,
             "GetStatus": self.get_status,
         }
         return {f"/{SERVICE}/{name}": self.guard.wrap(handle) for name, handle in handlers.items()}
+
+    def streams(self) -> Mapping[str, StreamHandler]:
+        """Return the handlers of streams by method path."""
+        handlers: Mapping[str, StreamHandler] = {
+            "StreamOnlineFeatures": self.stream_online_features,
+            "StreamWrite": self.stream_write,
+            "GetHistoricalFeatures": self.get_historical_features,
+        }
+        return {f"/{SERVICE}/{name}": self.guard.wrap_stream(handle) for name, handle in handlers.items()}
 
     def refresh(self) -> bool:
         """Take up what anybody committed to the registry since the last time; say whether there was anything.
@@ -111,11 +146,12 @@ class FeatureHandlers:
             sqlalchemy.exc.SQLAlchemyError: The registry cannot be read now; the state stays as it is.
         """
         counter = self._registry.change_counter()
-        if counter == self._counter:
+        new_keys = self._jwt is not None and self._jwt.refresh()
+        if counter == self._counter and not new_keys:
             return False
         snapshot, credentials = self._registry.snapshot(), self._registry.credentials()
         old = self._state
-        changed = snapshot.revision != old.snapshot.revision or credentials != old.gate.credentials
+        changed = new_keys or snapshot.revision != old.snapshot.revision or credentials != old.gate.credentials
         if changed:
             state = self._state_of(snapshot, credentials)
             for known in tuple(old.reads.values()):
@@ -123,6 +159,16 @@ class FeatureHandlers:
             self._state = state
         self._counter = counter
         return changed
+
+    def metrics(self, call: Call, body: bytes) -> Reply:
+        """Return the numbers of the whole server as Prometheus reads them."""
+        self._admit(call, body)
+        self.collect_metrics()
+        return Reply(to_prometheus(read_metrics(self._settings.store_dir / METRICS).values()).encode())
+
+    def collect_metrics(self) -> None:
+        """Bring what reads found into the metrics."""
+        self._metrics.collect(known.prepared for known in tuple(self._state.reads.values()))
 
     def get_schema(self, call: Call, body: bytes) -> Reply:
         """Resolve a service or references, remember the plan, and return its schema."""
@@ -136,6 +182,7 @@ class FeatureHandlers:
 
     def get_online_features(self, call: Call, body: bytes) -> Reply:
         """Read the features of a known plan."""
+        began = time.perf_counter_ns()
         state, caller = self._admit(call, body)
         request = pb.ReadRequest.FromString(body)
         known = state.reads.get(request.plan)
@@ -145,7 +192,7 @@ class FeatureHandlers:
         decision = state.gate.decide(caller, plan)
         refusal = caller.refusal or decision.refusal
         if refusal is not None:
-            self._record(call, caller, known, "refused", 0)
+            self._record(call, caller, plan, "online", "refused", 0)
             raise refusal.with_traceback(None)  # the same object each time: it must not collect tracebacks
         keys = [encode_request(request.columns, key_set) for key_set in plan.key_sets]
         count = len(keys[0]) if keys else 0
@@ -156,8 +203,16 @@ class FeatureHandlers:
         response = self._reader.read(known.prepared, keys, request.columns)
         if len(response) > MAX_RESPONSE_BYTES:
             raise ResourceExhaustedError(f"The answer has {len(response)} bytes.", repair="Read fewer keys at once.")
-        self._record(call, caller, known, "ok", count)
-        return Reply(response, trailers=tuple(("fs-warning", ascii_safe(text)) for text in decision.warnings))
+        self._record(call, caller, plan, "online", "ok", count)
+        self._metrics.took(known.label, caller.identity.consumer, began)
+        return Reply(response, trailers=_warnings(decision))
+
+    async def stream_online_features(self, call: Call, bodies: AsyncIterator[bytes]) -> AsyncIterator[Reply]:
+        """Read the features of known plans, one request after the other; calls beside it get their turn in between."""
+        self._admit(call, b"")
+        async for body in bodies:
+            yield self.get_online_features(call, body)
+            await asyncio.sleep(0)
 
     def get_write_schema(self, call: Call, body: bytes) -> Reply:
         """Return the columns that rows of a view have."""
@@ -169,11 +224,54 @@ class FeatureHandlers:
         columns = [pb.KeyField(column=c.source, dtype=c.dtype.name) for c in schema.columns if c.name != undeclared]
         return Reply(pb.WriteSchema(view=str(ref), columns=columns).SerializeToString())
 
-    async def forward(self, call: Call, body: bytes) -> Reply:
-        """Let the store's writer do it; what it answers is the answer."""
+    async def write(self, call: Call, body: bytes) -> Reply:
+        """Let the store's writer accept rows of a view that the caller may write."""
+        state, caller = self._admit(call, body)
+        _check_write(state, caller, body)
+        return await self._ask_writer(call, body)
+
+    async def advance_clock(self, call: Call, body: bytes) -> Reply:
+        """Let the store's writer move the replay clock."""
         self._admit(call, body)
+        return await self._ask_writer(call, body)
+
+    async def _ask_writer(self, call: Call, body: bytes) -> Reply:
         reply = self._writer(call, body)
         return reply if isinstance(reply, Reply) else await reply
+
+    async def stream_write(self, call: Call, bodies: AsyncIterator[bytes]) -> AsyncIterator[Reply]:
+        """Let the store's writer accept rows in the order in which they come."""
+        state, caller = self._admit(call, b"")
+
+        async def checked() -> AsyncIterator[bytes]:
+            async for body in bodies:
+                _check_write(state, caller, body)
+                yield body
+
+        async for reply in self._write(call, checked()):
+            yield reply
+
+    async def get_historical_features(self, call: Call, bodies: AsyncIterator[bytes]) -> AsyncIterator[Reply]:
+        """Check who asks and what for, let the process for training reads do it, and count the rows that were given."""
+        state, caller = self._admit(call, b"")
+        request = pb.TrainingRequest.FromString(await anext(bodies, b""))
+        ask = request.ask
+        wanted = ask.service or tuple(ask.features)
+        plan = plan_read(state.snapshot, wanted, full_feature_names=ask.full_feature_names)
+        self._usage.register_plan(plan.plan_id, plan.counted)
+        decision = state.gate.decide(caller, plan)
+        refusal = caller.refusal or decision.refusal
+        if refusal is not None:
+            self._record(call, caller, plan, "offline", "refused", 0)
+            raise refusal.with_traceback(None)
+        ask.revision = state.snapshot.revision
+        rows = 0
+        try:
+            async for reply in self._training(call, _chained(request.SerializeToString(), bodies)):
+                rows += pb.TrainingPart.FromString(reply.body).count
+                yield replace(reply, trailers=(*reply.trailers, *_warnings(decision)))
+        finally:
+            self._record(call, caller, plan, "offline", "ok", rows)
 
     def get_status(self, call: Call, body: bytes) -> Reply:
         """Return the store's clock and revision."""
@@ -186,6 +284,7 @@ class FeatureHandlers:
             project=state.snapshot.document.project,
             environment=self._settings.environment,
             internal_errors=self.guard.unforeseen,
+            stream_port=self._settings.stream_port,
         )
         return Reply(status.SerializeToString())
 
@@ -205,12 +304,16 @@ class FeatureHandlers:
 
     def _state_of(self, snapshot: RegistrySnapshot, credentials: Credentials) -> State:
         at = self._settings
-        return State(snapshot, Gate(credentials, snapshot, local=at.auth == "none", environment=at.environment))
+        roles = {principal: frozenset(held) for principal, held in at.roles.items()}
+        authenticator = Authenticator(credentials, local=at.auth == "none", jwt=self._jwt, roles=roles)
+        return State(snapshot, Gate(authenticator, snapshot, environment=at.environment))
 
     def _prepare(self, state: State, asked: Asked) -> KnownRead:
         features, full = asked
         plan = plan_read(state.snapshot, features, full_feature_names=full)
-        known = KnownRead(asked, self._reader.prepare(plan), schema_message(plan).SerializeToString())
+        schema = schema_message(plan)
+        schema.stream_port = self._settings.stream_port
+        known = KnownRead(asked, self._reader.prepare(plan), schema.SerializeToString())
         self._usage.register_plan(plan.plan_id, plan.counted)
         if len(state.reads) >= MAX_PLANS:  # forget the oldest: its clients fetch the schema again
             oldest = state.reads.pop(next(iter(state.reads)))
@@ -225,7 +328,22 @@ class FeatureHandlers:
         except FeatureStoreError:
             return
 
-    def _record(self, call: Call, caller: Caller, known: KnownRead, outcome: str, rows: int) -> None:
+    def _record(self, call: Call, caller: Caller, plan: ReadPlan, path: str, outcome: str, rows: int) -> None:
         who = caller.identity
-        plan_id = known.prepared.plan.plan_id
-        self._usage.record(plan_id, who.principal, who.consumer, who.binding, call.client, "online", outcome, rows)
+        self._usage.record(plan.plan_id, who.principal, who.consumer, who.binding, call.client, path, outcome, rows)
+
+
+def _check_write(state: State, caller: Caller, body: bytes) -> None:
+    if not caller.principal.may("writer"):  # else every view is allowed, and the request is left to the writer
+        view = ViewRef.parse(pb.WriteRequest.FromString(body).view).view
+        state.gate.check_view(caller, "writer", view)
+
+
+def _warnings(decision: Decision) -> tuple[tuple[str, str], ...]:
+    return tuple(("fs-warning", ascii_safe(text)) for text in decision.warnings)
+
+
+async def _chained(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    yield first
+    async for body in rest:
+        yield body

@@ -9,7 +9,8 @@ from __future__ import annotations
 import base64
 import binascii
 import math
-from collections.abc import Callable, Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date
 from decimal import Decimal, InvalidOperation
 from typing import Any, TypeVar
@@ -18,25 +19,33 @@ from urllib.parse import unquote
 import msgspec
 from fastapi import FastAPI, Request, Response
 from fastapi.middleware.trustedhost import TrustedHostMiddleware
+from starlette.exceptions import HTTPException
 
 from featurestore.client import ReadShape, pack_write
 from featurestore.decoding import OnlineRows, decode
-from featurestore.errors import FeatureStoreError, InvalidArgumentError, ResourceExhaustedError
+from featurestore.errors import FeatureStoreError, InvalidArgumentError, ResourceExhaustedError, nearest_name
 from featurestore.serving.access import ROUTES, SERVICE
+from featurestore.serving.admission import Admission
 from featurestore.serving.call import Call, Handler, Reply
 from featurestore.serving.settings import MAX_REQUEST_BYTES, ServeSettings, is_loopback
 from featurestore.serving.status import HTTP_OF, Guard, error_reply
-from featurestore.types import DType, from_micros, to_micros
+from featurestore.types import DType, instant, to_micros
 from featurestore.v1 import serving_pb2 as pb
 
-Value = str | int | float | bool | None
+JSON, TEXT = "application/json", "text/plain; version=0.0.4"
+
+Value = str | int | float | bool | list[Any] | dict[str, Any] | None
 Columns = dict[str, list[Value]]
 
-_T = TypeVar("_T")
+_UNKNOWN_FIELD = re.compile(r"Object contains unknown field `(?P<name>.*)`", re.DOTALL)
+_ROUTING = {404: "NOT_FOUND", 405: "UNIMPLEMENTED"}
 
 
 class _Body(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A request as JSON; an unknown field is refused."""
+
+
+_BodyType = TypeVar("_BodyType", bound=_Body)
 
 
 class SchemaBody(_Body, frozen=True):
@@ -179,7 +188,13 @@ class JsonHandlers:
 
 
 def http_app(
-    methods: Mapping[str, Handler], guard: Guard, settings: ServeSettings, *, is_ready: Callable[[], bool]
+    methods: Mapping[str, Handler],
+    guard: Guard,
+    settings: ServeSettings,
+    *,
+    metrics: Handler,
+    is_ready: Callable[[], bool],
+    admission: Admission | None = None,
 ) -> FastAPI:
     """Return the HTTP application.
 
@@ -187,7 +202,9 @@ def http_app(
         methods: The handlers of the service by method path.
         guard: Turns what goes wrong into replies.
         settings: The server's settings.
+        metrics: Answers with the server's numbers as text.
         is_ready: Whether calls are taken; False while draining.
+        admission: Says whether there is time for one more call; None always has some.
     """
     app = FastAPI(title="featurestore", docs_url=None, redoc_url=None, openapi_url="/openapi.json")
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=_hosts(settings))
@@ -195,9 +212,13 @@ def http_app(
         verb, _, path = route.partition(" ")
         body = _BODIES.get(ROUTES[route])
         extra = {"requestBody": {"content": {"application/json": {"schema": _json_schema(body)}}}} if body else None
-        app.add_api_route(path, _endpoint(route, handler), methods=[verb], name=ROUTES[route], openapi_extra=extra)
+        app.add_api_route(
+            path, _endpoint(route, handler, admission), methods=[verb], name=ROUTES[route], openapi_extra=extra
+        )
+    app.add_api_route("/metrics", _endpoint("GET /metrics", metrics, admission, TEXT), methods=["GET"], name="metrics")
     app.add_api_route("/healthz", _health(lambda: True), methods=["GET"], name="alive")
     app.add_api_route("/readyz", _health(is_ready), methods=["GET"], name="ready")
+    app.add_exception_handler(HTTPException, _unrouted(sorted(declared_routes(app))))
     return app
 
 
@@ -210,17 +231,37 @@ def declared_routes(app: FastAPI) -> set[str]:
     }
 
 
-def _endpoint(route: str, handler: Handler) -> Callable[[Request], Any]:
+def _endpoint(
+    route: str, handler: Handler, admission: Admission | None, media_type: str = JSON
+) -> Callable[[Request], Any]:
     async def endpoint(request: Request) -> Response:
+        if admission is not None and not admission.admits():
+            return _response(error_reply(admission.refusal()))
         call = Call(route, dict(request.headers), request.client.host if request.client else "")
         try:
             body = await _body_of(request)
         except FeatureStoreError as error:
             return _response(error_reply(error))
         reply = handler(call, body)
-        return _response(reply if isinstance(reply, Reply) else await reply)
+        return _response(reply if isinstance(reply, Reply) else await reply, media_type)
 
     return endpoint
+
+
+def _unrouted(routes: Sequence[str]) -> Callable[[Request, Exception], Response]:
+    """Return what answers a request that no route takes, in the form of every other error."""
+
+    def answer(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        asked = f"{request.method} {request.url.path}"
+        near = nearest_name(asked, routes)
+        facts = {"nearest": near} if near else {}
+        code = _ROUTING.get(error.status_code, "INVALID_ARGUMENT")
+        message = f"No route {asked[:200]}." + (f" Did you mean {near}?" if near else "")
+        content = msgspec.json.encode({"error": {"code": code, "message": message, **facts}})
+        return Response(content, error.status_code, error.headers, JSON)
+
+    return answer
 
 
 def _health(is_well: Callable[[], bool]) -> Callable[[], Any]:
@@ -247,9 +288,9 @@ async def _body_of(request: Request) -> bytes:
     return b"".join(parts)
 
 
-def _response(reply: Reply) -> Response:
+def _response(reply: Reply, media_type: str = JSON) -> Response:
     """Return the HTTP form of a reply: errors as JSON, trailers as headers."""
-    response = Response(*_content(reply), media_type="application/json")
+    response = Response(*_content(reply), media_type=media_type if reply.code == "OK" else JSON)
     for name, value in reply.trailers:  # there may be several of one name
         response.headers.append(name, value)
     return response
@@ -271,11 +312,17 @@ def _json(facts: Any, trailers: tuple[tuple[str, str], ...] = ()) -> Reply:
     return Reply(msgspec.json.encode(facts), trailers=trailers)
 
 
-def _parse(kind: type[_T], body: bytes) -> _T:
+def _parse(kind: type[_BodyType], body: bytes) -> _BodyType:
     try:
         return msgspec.json.decode(body or b"{}", type=kind, strict=True)
     except msgspec.DecodeError as error:
-        raise InvalidArgumentError(f"{error}.") from error
+        unknown = _UNKNOWN_FIELD.match(str(error))
+        if unknown is None:
+            raise InvalidArgumentError(f"{error}.") from error
+        fields = kind.__struct_fields__
+        near = nearest_name(unknown["name"], fields)
+        hint = f"Did you mean '{near}'?" if near else f"There is: {', '.join(fields)}."
+        raise InvalidArgumentError(f"No field '{unknown['name']}' in the request. {hint}", place="$") from error
 
 
 def _schema_request(asked: SchemaBody) -> bytes:
@@ -297,6 +344,8 @@ def _from_json(types: Mapping[str, DType], columns: Columns, place: str) -> dict
 
 def _python(dtype: DType, value: Value, place: str) -> Any:
     """Return the Python value that a JSON value stands for; what fits no rule stays, to be refused by its type."""
+    if dtype.is_nested:
+        return _nested(dtype, value, place)
     read = _READ.get(dtype.family)
     if read is None or not isinstance(value, str):
         return value
@@ -304,6 +353,19 @@ def _python(dtype: DType, value: Value, place: str) -> Any:
         return read(value)
     except (ValueError, InvalidOperation, binascii.Error) as error:
         raise InvalidArgumentError(f"'{value[:80]}' is not a {dtype}.", place=place) from error
+
+
+def _nested(dtype: DType, value: Any, place: str) -> Any:
+    """Return a nested value with every part read by its own type."""
+    if isinstance(value, list) and dtype.family != "struct":
+        return [_python(dtype.element, item, f"{place}[{i}]") for i, item in enumerate(value)]
+    if isinstance(value, dict) and dtype.family == "struct":
+        fields = dict(dtype.fields)
+        return {
+            name: _python(fields[name], item, f"{place}.{name}") if name in fields else item
+            for name, item in value.items()
+        }
+    return value
 
 
 def _double(text: str) -> float | str:
@@ -321,6 +383,11 @@ _READ: Mapping[str, Callable[[str], Any]] = {
 
 
 def _number(value: Any) -> Any:
+    """Return a value with every number that JSON lacks as text."""
+    if isinstance(value, list):
+        return [_number(item) for item in value]
+    if isinstance(value, dict):
+        return {name: _number(item) for name, item in value.items()}
     if not isinstance(value, float) or math.isfinite(value):
         return value
     return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
@@ -332,12 +399,12 @@ def _rows_facts(rows: OnlineRows) -> dict[str, Any]:
         "statuses": {name: status.tolist() for name, status in rows.status.items()},
         "event_times": {
             name: [
-                from_micros(instant) if status in {"PRESENT", "NULL"} else None
-                for instant, status in zip(times.tolist(), rows.status[name].tolist(), strict=True)
+                instant(micros) if status in {"PRESENT", "NULL"} else None
+                for micros, status in zip(times.tolist(), rows.status[name].tolist(), strict=True)
             ]
             for name, times in rows.event_time.items()
         },
-        "time": from_micros(rows.time),
+        "time": instant(rows.time),
         "position": rows.position,
     }
 
@@ -357,7 +424,7 @@ def _fields(fields: Iterable[pb.KeyField]) -> list[dict[str, str]]:
 
 
 def _clock_facts(clock: pb.Clock) -> dict[str, Any]:
-    return {"time": from_micros(clock.time), "replay": clock.replay}
+    return {"time": instant(clock.time), "replay": clock.replay}
 
 
 def _json_schema(body: type[_Body]) -> dict[str, Any]:

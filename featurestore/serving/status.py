@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import secrets
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from inspect import iscoroutinefunction
 from typing import Any
@@ -18,6 +19,7 @@ from featurestore.errors import (
     CorruptionError,
     DeadlineExceededError,
     DefinitionError,
+    ErasedError,
     FailedPreconditionError,
     FeatureStoreError,
     InvalidArgumentError,
@@ -27,7 +29,8 @@ from featurestore.errors import (
     UnauthenticatedError,
     UnavailableError,
 )
-from featurestore.serving.call import Call, Handler, Reply
+from featurestore.serving.call import Call, Handler, Reply, StreamHandler
+from featurestore.serving.tracing import Tracing
 
 LOG = logging.getLogger(__name__)
 MAX_TEXT = 2048  # characters of a message or fact: all metadata of a reply must stay below 8 KiB
@@ -49,6 +52,7 @@ STATUS_OF: dict[type[FeatureStoreError], Status] = {
     InvalidArgumentError: Status("INVALID_ARGUMENT", 400),
     DefinitionError: Status("INVALID_ARGUMENT", 400),
     StaleSchemaError: Status("FAILED_PRECONDITION", 409),
+    ErasedError: Status("FAILED_PRECONDITION", 409),
     FailedPreconditionError: Status("FAILED_PRECONDITION", 409),
     ConflictError: Status("ABORTED", 409),
     UnauthenticatedError: Status("UNAUTHENTICATED", 401),
@@ -81,6 +85,7 @@ def error_reply(error: FeatureStoreError) -> Reply:
         "fs-place": error.place,
         "fs-nearest": getattr(error, "nearest", None),
         "fs-repair": error.repair,
+        "fs-retry-after-ms": _retry_after(error),
     }
     trailers = tuple((name, ascii_safe(fact)) for name, fact in facts.items() if fact)
     return Reply(code=status_of(error).grpc, message=_clipped(str(error)), trailers=trailers)
@@ -89,12 +94,20 @@ def error_reply(error: FeatureStoreError) -> Reply:
 class Guard:
     """Turns what handlers raise into replies; the one place that catches what nobody foresaw, and counts it.
 
+    Args:
+        count: Is told of every call and how it was answered.
+        tracing: Makes spans of calls; None makes none.
+
     >>> Guard().wrap(lambda call, body: Reply(b"1"))(Call(""), b"")
     Reply(body=b'1', code='OK', message='', trailers=())
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self, count: Callable[[Call, Reply], None] = lambda _call, _reply: None, tracing: Tracing | None = None
+    ) -> None:
         self._unforeseen = 0
+        self._tracing = tracing
+        self._count = count
 
     @property
     def unforeseen(self) -> int:
@@ -108,17 +121,32 @@ class Guard:
             try:
                 reply: Reply = handle(call, body)
             except Exception as error:  # noqa: BLE001  # a caller gets a reply, whatever happened
-                return self._reply(call, error)
+                reply = self._reply(call, error)
+            self._count(call, reply)
             return reply
 
         async def answer_later(call: Call, body: bytes) -> Reply:
             try:
                 reply: Reply = await handle(call, body)
             except Exception as error:  # noqa: BLE001  # likewise
-                return self._reply(call, error)
+                reply = self._reply(call, error)
+            self._count(call, reply)
             return reply
 
-        return answer_later if iscoroutinefunction(handle) else answer
+        guarded = answer_later if iscoroutinefunction(handle) else answer
+        return guarded if self._tracing is None else self._tracing.wrap(guarded)
+
+    def wrap_stream(self, handle: StreamHandler) -> StreamHandler:
+        """Return a handler of streams that always ends with a reply: what was raised is the last one."""
+
+        async def answer(call: Call, bodies: AsyncIterator[bytes]) -> AsyncIterator[Reply]:
+            try:
+                async for reply in handle(call, bodies):
+                    yield reply
+            except Exception as error:  # noqa: BLE001  # a caller gets a reply, whatever happened
+                yield self._reply(call, error)
+
+        return answer if self._tracing is None else self._tracing.wrap_stream(answer)
 
     def _reply(self, call: Call, error: Exception) -> Reply:
         if isinstance(error, FeatureStoreError):
@@ -133,6 +161,11 @@ class Guard:
         identity = secrets.token_hex(6)
         LOG.error("internal error %s in %s", identity, call.method, exc_info=error)
         return Reply(code=INTERNAL.grpc, message=f"Internal error {identity}. The server's log says more.")
+
+
+def _retry_after(error: FeatureStoreError) -> str | None:
+    seconds = getattr(error, "retry_after", None)
+    return None if seconds is None else str(math.ceil(1000 * seconds))
 
 
 def ascii_safe(text: str) -> str:

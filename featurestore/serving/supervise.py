@@ -1,4 +1,4 @@
-"""The server: one writer process and N workers, started fresh and never forked, kept alive, and drained in order.
+"""The server: one writer process, one for training reads, and N workers, started fresh and never forked, kept alive, and drained in order.
 
 Workers share the port; the supervisor holds it bound, so that it stays the server's while a worker is replaced. At the end workers finish
 the calls in flight first, the writer last: it brings its log offline and collects the usage that the workers left.
@@ -11,25 +11,26 @@ import json
 import logging
 import os
 import signal
-import socket
 import sys
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from featurestore import errors
 from featurestore.errors import FeatureStoreError, UnavailableError
-from featurestore.flow.writers import set_clock
-from featurestore.serving.child import LOG_FORMAT, tell
-from featurestore.serving.settings import ServeSettings, is_loopback
-from featurestore.serving.worker_process import shared_socket
+from featurestore.flow.clock_mark import set_clock
+from featurestore.serving.child import tell
+from featurestore.serving.logs import start_logging
+from featurestore.serving.metrics import clear_metrics
+from featurestore.serving.ports import ports_of
+from featurestore.serving.settings import METRICS, ServeSettings, is_loopback
 
 LOG = logging.getLogger(__name__)
 SERVER_FILE = "server.json"
 
-WRITER, WORKER = "featurestore.serving.writer_process", "featurestore.serving.worker_process"
+WRITER, TRAINING, WORKER = (f"featurestore.serving.{name}_process" for name in ("writer", "training", "worker"))
 
 _START_SECONDS = 60.0
 _GRACE_SECONDS = 5.0  # beyond the drain time, before a process is killed
@@ -47,10 +48,11 @@ def serve(settings: ServeSettings) -> None:
         UnavailableError: A port is taken, or another process is the store's writer.
         ConfigError: A setting cannot be served safely.
     """
-    logging.basicConfig(format=LOG_FORMAT, level=logging.INFO, stream=sys.stderr)
-    if not is_loopback(settings.host) and settings.tls_certificate is None:
-        LOG.warning("tokens travel over %s in plain text: set tls_certificate and tls_key in [serving]", settings.host)
+    start_logging(settings.log)
+    if not is_loopback(settings.host) and settings.tls is None:
+        LOG.warning("everything travels over %s in plain text: set [serving.tls]", settings.host)
     set_clock(settings.store_dir, settings.clock)
+    clear_metrics(settings.store_dir / METRICS)
     with ports_of(settings) as bound:
         asyncio.run(Supervisor(bound).run())
 
@@ -64,11 +66,11 @@ class Supervisor:
 
     def __init__(self, settings: ServeSettings) -> None:
         self._settings = settings
-        self._stop = asyncio.Event()
+        self._stop, self._renew = asyncio.Event(), asyncio.Event()
         self._failed: FeatureStoreError | None = None
 
     async def run(self) -> None:
-        """Start everything, say so, and drain at a signal.
+        """Start everything, say so, replace the workers one by one at SIGHUP, and drain at SIGTERM.
 
         Raises:
             FeatureStoreError: A process could not be started; what it said.
@@ -76,20 +78,46 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
+        loop.add_signal_handler(signal.SIGHUP, self._renew.set)
         writer = _Kept(WRITER, self._settings)
         workers = [_Kept(WORKER, self._settings) for _ in range(self._settings.workers)]
+        readers = [_Kept(TRAINING, self._settings), *workers]
         try:
-            await writer.start()
-            await asyncio.gather(*(worker.start() for worker in workers))
+            await self._start(writer, readers)
             with self._announced():
                 async with asyncio.TaskGroup() as tasks:
-                    keepers = [tasks.create_task(kept.keep()) for kept in (writer, *workers)]
+                    keepers = [tasks.create_task(kept.keep()) for kept in (writer, *readers)]
+                    keepers.append(tasks.create_task(self._keep_new(workers)))
                     await self._stop.wait()
                     for keeper in keepers:
                         keeper.cancel()
         finally:
-            await asyncio.gather(*(worker.drain() for worker in workers))
+            await asyncio.gather(*(reader.drain() for reader in readers))
             await writer.drain()
+
+    async def _start(self, writer: _Kept, readers: Sequence[_Kept]) -> None:
+        """Start all at once; the first time the writer comes first, since it makes the store that the others open."""
+        first = [] if (self._settings.store_dir / "online" / "CURRENT").exists() else [writer]
+        for kept in first:
+            await kept.start()
+        rest = [kept for kept in (writer, *readers) if kept not in first]
+        ends = await asyncio.gather(*(kept.start() for kept in rest), return_exceptions=True)
+        for error in ends:
+            if error is not None:
+                raise error
+
+    async def _keep_new(self, workers: Sequence[_Kept]) -> None:
+        """Replace the workers one by one whenever that is asked for; one whose successor does not start goes on."""
+        while True:
+            await self._renew.wait()
+            self._renew.clear()
+            LOG.info("replacing %d workers one by one", len(workers))
+            for worker in workers:
+                try:
+                    await worker.renew()
+                except FeatureStoreError as error:
+                    LOG.error("a new worker did not start, the old one goes on: %s", error)  # noqa: TRY400  # as below
+            LOG.info("the workers were replaced")
 
     @contextmanager
     def _announced(self) -> Iterator[None]:
@@ -107,7 +135,7 @@ class Supervisor:
             path.unlink(missing_ok=True)
 
 
-@dataclass
+@dataclass(eq=False)
 class _Kept:
     """One process that is started again whenever it ends by itself."""
 
@@ -143,7 +171,10 @@ class _Kept:
         """Start the process again whenever it ends, after a pause that grows while it does not stay up."""
         loop = asyncio.get_running_loop()
         while True:
-            code = await _running(self.process).wait()
+            process = _running(self.process)
+            code = await process.wait()
+            if process is not self.process:  # it was replaced
+                continue
             if loop.time() - self.began > _STEADY_SECONDS:
                 self.pause = _FIRST_PAUSE
             LOG.error("%s ended with code %s; starting it again in %.1f s", self.module, code, self.pause)
@@ -153,6 +184,13 @@ class _Kept:
                 await self.start()
             except FeatureStoreError as error:
                 LOG.error("%s", error)  # noqa: TRY400  # the process logged its own traceback
+
+    async def renew(self) -> None:
+        """Put another process in the place of this one, which is drained when the other is ready; raises as `start`."""
+        old, fresh = replace(self), _Kept(self.module, self.settings)
+        await fresh.start()
+        self.process, self.began = fresh.process, fresh.began
+        await old.drain()
 
     async def drain(self) -> None:
         """Ask the process to finish its calls and end; one that does not is killed."""
@@ -168,22 +206,6 @@ class _Kept:
             await process.wait()
 
 
-@contextmanager
-def ports_of(settings: ServeSettings) -> Iterator[ServeSettings]:
-    """Hold the server's ports, bound but not listening, and return the settings with their numbers.
-
-    Raises:
-        UnavailableError: A port is taken.
-    """
-    with closing(_reserve(settings.host, settings.grpc_port)) as grpc_socket:
-        bound = replace(settings, grpc_port=grpc_socket.getsockname()[1])
-        if settings.http_port is None:
-            yield bound
-            return
-        with closing(_reserve(settings.host, settings.http_port)) as http_socket:
-            yield replace(bound, http_port=http_socket.getsockname()[1])
-
-
 def running_server(store_directory: Path) -> dict[str, Any] | None:
     """Return where the store's server is (host, grpc_port, http_port, clock, pid), or None when none has said so."""
     path = store_directory / SERVER_FILE
@@ -191,22 +213,6 @@ def running_server(store_directory: Path) -> dict[str, Any] | None:
         return None
     facts: dict[str, Any] = json.loads(path.read_text())
     return facts
-
-
-def _reserve(host: str, port: int) -> socket.socket:
-    """Bind a port for this server alone: sharing is for its own processes, so a port that somebody has is refused first."""
-    if port:
-        bare = host.strip("[]")
-        with closing(socket.socket(socket.AF_INET6 if ":" in bare else socket.AF_INET)) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((bare, port))
-            except OSError as error:
-                raise UnavailableError(
-                    f"Port {port} of {host} cannot be taken: {error.strerror}.",
-                    repair="Name another, or 0 for a free one.",
-                ) from error
-    return shared_socket(host, port)
 
 
 def _pipe(stream: Any) -> Any:

@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-import socket
-from collections.abc import Iterator
+import ssl
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import uvicorn
 from sqlalchemy.exc import SQLAlchemyError
 
 from featurestore.audit import UsageWriter
 from featurestore.errors import UnavailableError
+from featurestore.flow.sockets import SERVICE, TRAINING, TRAINING_SERVICE, WRITER
 from featurestore.online.lmdb import open_lmdb
 from featurestore.online.reader import OnlineReader
 from featurestore.registry.storage import open_registry
+from featurestore.serving.admission import Admission
 from featurestore.serving.child import Lifeline, every, run_child
-from featurestore.serving.forward import WriterForwarder
+from featurestore.serving.forward import Forwarder
 from featurestore.serving.grpc_aio import GrpcAioTransport
 from featurestore.serving.handlers import FeatureHandlers
 from featurestore.serving.http import http_app
-from featurestore.serving.settings import ServeSettings
+from featurestore.serving.metrics import MetricsFile
+from featurestore.serving.native import NativeTransport
+from featurestore.serving.ports import address_of, shared_socket
+from featurestore.serving.settings import METRICS, ServeSettings, TlsFiles
+from featurestore.serving.tracing import tracing
 from featurestore.store import system_clock
 from featurestore.windows import compile_kernels
 
@@ -35,30 +42,58 @@ async def read(settings: ServeSettings, lifeline: Lifeline) -> None:
         open_store(settings) as reader,
         open_usage(settings) as usage,
     ):
-        writer = WriterForwarder(settings.store_dir)
-        handlers = FeatureHandlers(settings, registry=registry, reader=reader, usage=usage, writer=writer)
-        transport = GrpcAioTransport(handlers.methods())
-        http = HttpServer(handlers, settings, lifeline)
-        port = await transport.start(
-            address_of(settings.host, settings.grpc_port), certificate=settings.tls_certificate, key=settings.tls_key
+        at, spans = settings.store_dir, tracing()
+        writer = Forwarder(
+            at, WRITER, SERVICE, methods=("Write", "AdvanceClock"), streams=("StreamWrite",), tracing=spans
         )
+        training = Forwarder(at, TRAINING, TRAINING_SERVICE, streams=("GetHistoricalFeatures",), tracing=spans)
+        handlers = FeatureHandlers(
+            settings,
+            registry=registry,
+            reader=reader,
+            usage=usage,
+            metrics=MetricsFile(at / METRICS),
+            writer=writer,
+            write=writer.stream,
+            training=training.stream,
+        )
+        admission = Admission()
+        transports = transports_of(settings, handlers, admission)
+        http = HttpServer(handlers, settings, lifeline, admission)
+        compile_kernels()  # before a call can come that would wait for it
+        for transport, port in transports:
+            await transport.start(address_of(settings.host, port), tls=settings.tls)
         async with asyncio.TaskGroup() as tasks:
             tending = [
                 tasks.create_task(every(settings.poll_seconds, "reading the registry", lambda: _refresh(handlers))),
-                tasks.create_task(every(HEARTBEAT_SECONDS, "the heartbeat", lambda: _beat(usage))),
+                tasks.create_task(every(settings.poll_seconds, "following the online store", lambda: _follow(reader))),
+                tasks.create_task(every(HEARTBEAT_SECONDS, "reading the certificate", http.follow_certificate)),
+                tasks.create_task(every(HEARTBEAT_SECONDS, "the heartbeat", lambda: _beat(usage, handlers))),
                 tasks.create_task(every(settings.usage_seconds, "handing over usage", lambda: _hand_over(usage))),
             ]
             serving = tasks.create_task(http.serve())
             await http.started()
-            compile_kernels()  # the first windowed read does not wait for it
-            lifeline.ready(grpc_port=port, http_port=http.port)
+            lifeline.ready(grpc_port=settings.grpc_port, http_port=http.port)
             await lifeline.stop.wait()
             http.stop()
-            await transport.drain(settings.drain_seconds)
+            await asyncio.gather(*(transport.drain(settings.drain_seconds) for transport, _ in transports))
             await serving
             for task in tending:
                 task.cancel()
         await writer.close()
+        await training.close()
+
+
+def transports_of(
+    settings: ServeSettings, handlers: FeatureHandlers, admission: Admission
+) -> Sequence[tuple[GrpcAioTransport | NativeTransport, int]]:
+    """Return what serves gRPC, with the port of each: the native transport leaves streams to grpc.aio, which is complete by itself."""
+    methods, streams = handlers.methods(), handlers.streams()
+    complete = GrpcAioTransport(methods, streams, admission=admission)
+    if settings.transport == "grpc_aio":
+        return ((complete, settings.grpc_port),)
+    fast = NativeTransport(methods, streams, stream_port=settings.stream_port)
+    return ((fast, settings.grpc_port), (complete, settings.stream_port))
 
 
 class HttpServer:
@@ -68,12 +103,22 @@ class HttpServer:
         port: Where it listens, or None.
     """
 
-    def __init__(self, handlers: FeatureHandlers, settings: ServeSettings, lifeline: Lifeline) -> None:
+    def __init__(
+        self, handlers: FeatureHandlers, settings: ServeSettings, lifeline: Lifeline, admission: Admission
+    ) -> None:
         self.port: int | None = None
         self._server: _Embedded | None = None
+        self._tls = settings.tls
+        self._files = None if settings.tls is None else settings.tls.read()
         if settings.http_port is not None:
-            app = http_app(handlers.methods(), handlers.guard, settings, is_ready=lambda: not lifeline.stop.is_set())
-            tls = {"ssl_certfile": settings.tls_certificate, "ssl_keyfile": settings.tls_key}
+            app = http_app(
+                handlers.methods(),
+                handlers.guard,
+                settings,
+                metrics=handlers.guard.wrap(handlers.metrics),
+                admission=admission,
+                is_ready=lambda: not lifeline.stop.is_set(),
+            )
             config = uvicorn.Config(
                 app,
                 access_log=False,
@@ -81,7 +126,7 @@ class HttpServer:
                 server_header=False,
                 lifespan="off",
                 timeout_graceful_shutdown=int(settings.drain_seconds) or 1,
-                **(tls if settings.tls_certificate else {}),  # type: ignore[arg-type]  # paths
+                **_http_tls(settings.tls),
             )
             self._server = _Embedded(config)
             self._socket = shared_socket(settings.host, settings.http_port)
@@ -97,10 +142,38 @@ class HttpServer:
         while self._server is not None and not self._server.started:  # noqa: ASYNC110
             await asyncio.sleep(0.01)  # uvicorn has a flag and no event
 
+    async def follow_certificate(self) -> None:
+        """Show new connections the certificate that lies there by now; raises OSError while it cannot be used.
+
+        A client CA that is new is accepted from then on; one that is gone, when the worker is replaced.
+        """
+        if self._tls is None or self._server is None or self._tls.read() == self._files:
+            return
+        context = self._server.config.ssl
+        assert context is not None
+        trial = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)  # files that do not fit together would spoil the other
+        trial.load_cert_chain(self._tls.certificate, self._tls.key)
+        context.load_cert_chain(self._tls.certificate, self._tls.key)
+        if self._tls.client_ca is not None:
+            context.load_verify_locations(self._tls.client_ca)
+        self._files = self._tls.read()
+
     def stop(self) -> None:
         """Take no more calls, and finish those in flight."""
         if self._server is not None:
             self._server.should_exit = True
+
+
+def _http_tls(tls: TlsFiles | None) -> dict[str, Any]:
+    if tls is None:
+        return {}
+    asked = ssl.CERT_NONE if tls.client_ca is None else ssl.CERT_REQUIRED
+    return {
+        "ssl_certfile": tls.certificate,
+        "ssl_keyfile": tls.key,
+        "ssl_ca_certs": tls.client_ca,
+        "ssl_cert_reqs": asked,
+    }
 
 
 class _Embedded(uvicorn.Server):
@@ -132,30 +205,6 @@ def open_usage(settings: ServeSettings) -> Iterator[UsageWriter]:
         usage.close()
 
 
-def address_of(host: str, port: int) -> str:
-    """Return an address as gRPC takes it.
-
-    >>> address_of("::1", 6565)
-    '[::1]:6565'
-    """
-    return f"[{host.strip('[]')}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def shared_socket(host: str, port: int) -> socket.socket:
-    """Return a bound socket on a port that the other processes of this server bind too; the kernel spreads connections."""
-    bare = host.strip("[]")
-    family = socket.AF_INET6 if ":" in bare else socket.AF_INET
-    bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    try:
-        bound.bind((bare, port))
-    except OSError as error:
-        bound.close()
-        raise UnavailableError(f"Port {port} of {host} cannot be taken: {error.strerror}.") from error
-    return bound
-
-
 async def _refresh(handlers: FeatureHandlers) -> None:
     """Look at the registry off the event loop; while it cannot be read, the state stays."""
     try:
@@ -164,8 +213,14 @@ async def _refresh(handlers: FeatureHandlers) -> None:
         raise UnavailableError(f"The registry cannot be read: {error}.") from error
 
 
-async def _beat(usage: UsageWriter) -> None:
+async def _follow(reader: OnlineReader) -> None:
+    """Read from the environment that an erasure has put in the place of the one that is open."""
+    reader.follow()
+
+
+async def _beat(usage: UsageWriter, handlers: FeatureHandlers) -> None:
     usage.heartbeat()
+    handlers.collect_metrics()
     if usage.free_slots < USAGE_SLOTS // 8:
         usage.rotate()
 

@@ -1,12 +1,17 @@
-"""The methods of the writer: the store's one writer behind handlers, all of its work on one thread."""
+"""The methods of the writer: the store's one writer behind handlers.
+
+Writes have a thread of their own. What takes long, folding, materializing and erasing, goes on beside them on another, one at a time, and
+writes to the online store in short steps, so that no write waits for the end of it.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import aclosing, closing
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,16 +20,21 @@ import pyarrow as pa
 
 from featurestore.audit import CollectReport, collect
 from featurestore.errors import InvalidArgumentError
-from featurestore.flow.remote import SERVICE
-from featurestore.flow.write import Writer, WriteReport
+from featurestore.flow.sockets import SERVICE
+from featurestore.flow.write import Write, Writer, WriteReport
 from featurestore.lanes import from_lane, wire_lane
 from featurestore.refs import ViewRef
 from featurestore.registry.snapshot import RegistrySnapshot
 from featurestore.rows import CREATED, RowSchema
-from featurestore.serving.call import Call, Handler, Reply
+from featurestore.serving.call import Call, Handler, Reply, StreamHandler
+from featurestore.serving.metrics import MetricsFile
 from featurestore.serving.status import Guard
+from featurestore.serving.tracing import tracing
+from featurestore.serving.write_queue import WriteQueue
 from featurestore.v1 import serving_pb2 as pb
 from featurestore.v1 import writer_pb2 as wire
+
+UNFOLDED = "featurestore_unfolded_rows"
 
 _T = TypeVar("_T")
 
@@ -38,6 +48,7 @@ class WriterHandlers:
         replay: Whether time is the store's own.
         usage_directory: Where workers leave their usage segments.
         registry_path: The SQLite registry that usage is folded into; None collects nothing.
+        metrics: Where the writer's work is counted.
     """
 
     def __init__(
@@ -48,74 +59,107 @@ class WriterHandlers:
         replay: bool,
         usage_directory: Path,
         registry_path: Path | None,
+        metrics: MetricsFile,
     ) -> None:
-        self.guard = Guard()
+        self.guard = Guard(tracing=tracing())
         self._writer = writer
         self._snapshot = snapshot
         self._replay = replay
         self._usage_directory = usage_directory
         self._registry_path = registry_path
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="writer")
+        self._beside = ThreadPoolExecutor(1, thread_name_prefix="beside")
+        self._unfolded = metrics.gauge(UNFOLDED)
+        self._queue = WriteQueue(writer.write_all, self._thread, metrics)
 
     def methods(self) -> Mapping[str, Handler]:
         """Return the handlers by method path."""
-        work: Mapping[str, Callable[[bytes], bytes]] = {
-            "Write": self._write,
-            "WriteTable": self._write_table,
-            "AdvanceClock": self._advance_clock,
-            "Reserve": self._reserve,
-            "Fold": self._fold,
-            "Materialize": self._materialize,
-            "CollectUsage": self._collect_usage,
+        handlers: Mapping[str, Handler] = {
+            "Write": self._writing(self._read_write),
+            "WriteTable": self._writing(self._read_table),
+            "Reserve": self._on(self._thread, self._reserve),
+            "AdvanceClock": self._on(
+                self._beside, self._advance_clock
+            ),  # not while rows are brought online as of a time
+            "Fold": self._on(self._beside, self._fold),
+            "Materialize": self._on(self._beside, self._materialize),
+            "Erase": self._on(self._beside, self._alone(self._erase)),
+            "CollectUsage": self._on(self._beside, self._collect_usage),
         }
-        return {f"/{SERVICE}/{name}": self._on_thread(step) for name, step in work.items()}
+        return {f"/{SERVICE}/{name}": handler for name, handler in handlers.items()}
+
+    def streams(self) -> Mapping[str, StreamHandler]:
+        """Return the handlers of streams by method path."""
+        return {f"/{SERVICE}/StreamWrite": self.guard.wrap_stream(self._stream_write)}
 
     async def fold(self) -> int:
         """Move the row log to the offline tables."""
-        return await self._run(self._writer.fold)
+        return await self._run(self._beside, self._writer.fold)
+
+    async def tend(self) -> None:
+        """Compact the offline tables whose reads gain from it, on a thread of its own: writes do not wait for it."""
+        await asyncio.to_thread(self._writer.tend)
+
+    async def measure(self) -> None:
+        """Take the measure of what grows between two folds."""
+        self._unfolded.set(self._writer.unfolded())
 
     async def release(self, now: int) -> None:
         """Make rows visible that have come due by now (microseconds UTC); costs a commit only if there are any."""
         if not self._replay:
-            await self._run(lambda: self._writer.release() if self._writer.head().earliest_parked <= now else None)
+            await self._run(
+                self._thread, lambda: self._writer.release() if self._writer.head().earliest_parked <= now else None
+            )
 
     async def collect(self) -> CollectReport | None:
         """Fold finished usage segments into the registry; None without an SQLite registry."""
-        return await self._run(self._collect)
+        return await self._run(self._beside, self._collect)
 
     async def close(self) -> None:
         """Finish the work that is queued, bring the log offline, collect usage, and give the store's lock back."""
-        await self._run(self._writer.fold)
-        await self._run(self._collect)
-        await self._run(self._writer.close)
+        await self._queue.close()
+        await self._run(self._beside, self._writer.fold)
+        await self._run(self._beside, self._collect)
+        await self._run(self._thread, self._writer.close)
         self._thread.shutdown()
+        self._beside.shutdown()
 
-    async def _run(self, step: Callable[[], _T]) -> _T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, step)
+    async def _run(self, thread: Executor, step: Callable[[], _T]) -> _T:
+        return await asyncio.get_running_loop().run_in_executor(thread, step)
 
-    def _on_thread(self, step: Callable[[bytes], bytes]) -> Handler:
-        async def answer(_: Call, body: bytes) -> Reply:
-            return Reply(await self._run(lambda: step(body)))
+    async def _stream_write(self, call: Call, bodies: AsyncIterator[bytes]) -> AsyncIterator[Reply]:
+        async with aclosing(self._queue.write_stream(call, bodies, self._read_write)) as reports:
+            async for report in reports:
+                yield _reply(report)
+
+    def _writing(self, decode: Callable[[bytes], Write]) -> Handler:
+        async def answer(call: Call, body: bytes) -> Reply:
+            return _reply(await self._queue.write(call, body, decode))
 
         return self.guard.wrap(answer)
 
-    def _write(self, body: bytes) -> bytes:
+    def _on(self, thread: Executor, step: Callable[[bytes], bytes]) -> Handler:
+        async def answer(_: Call, body: bytes) -> Reply:
+            return Reply(await self._run(thread, partial(step, body)))
+
+        return self.guard.wrap(answer)
+
+    def _alone(self, step: Callable[[bytes], bytes]) -> Callable[[bytes], bytes]:
+        """Return a step that holds up writes: it is done on their thread."""
+        return lambda body: self._thread.submit(step, body).result()
+
+    def _read_write(self, body: bytes) -> Write:
         request = pb.WriteRequest.FromString(body)
         snapshot = self._snapshot()
         ref = snapshot.freeze(ViewRef.parse(request.view))
         record = snapshot.view(ref)
         rows = table_of(request.columns, RowSchema.of(record))
-        return _reply(self._writer.write(ref, rows, write_id=request.write_id)).SerializeToString()
+        return Write(ref, rows, request.write_id)
 
-    def _write_table(self, body: bytes) -> bytes:
+    def _read_table(self, body: bytes) -> Write:
         request = wire.WriteTableRequest.FromString(body)
-        try:
-            rows = pa.ipc.open_stream(request.rows).read_all()
-            rows.validate(full=True)
-        except pa.ArrowInvalid as error:
-            raise InvalidArgumentError(f"The rows are not an Arrow table: {error}.", place="$.rows") from error
-        report = self._writer.write(ViewRef.parse(request.view), rows, write_id=request.write_id)
-        return _reply(report).SerializeToString()
+        rows = _sent_table(request.rows, place="$.rows")
+        return Write(ViewRef.parse(request.view), rows, request.write_id, request.released)
 
     def _advance_clock(self, body: bytes) -> bytes:
         head = self._writer.advance_clock(pb.AdvanceClockRequest.FromString(body).time)
@@ -129,8 +173,20 @@ class WriterHandlers:
         return wire.Folded(rows=self._writer.fold()).SerializeToString()
 
     def _materialize(self, body: bytes) -> bytes:
-        report = self._writer.materialize(ViewRef.parse(wire.MaterializeRequest.FromString(body).view))
+        request = wire.MaterializeRequest.FromString(body)
+        report = self._writer.materialize(ViewRef.parse(request.view), full=request.full)
         return wire.Materialized(report=msgspec.json.encode(report).decode()).SerializeToString()
+
+    def _erase(self, body: bytes) -> bytes:
+        request = wire.EraseRequest.FromString(body)
+        receipt = self._writer.erase(
+            request.entity,
+            _sent_table(request.keys, place="$.keys"),
+            principal=request.principal,
+            reason=request.reason,
+            now=request.now,
+        )
+        return wire.Erased(receipt=msgspec.json.encode(receipt)).SerializeToString()
 
     def _collect_usage(self, _: bytes) -> bytes:
         report = self._collect()
@@ -170,8 +226,17 @@ def table_of(columns: Iterable[pb.Column], schema: RowSchema) -> pa.Table:
     return pa.table(arrays)
 
 
-def _reply(report: WriteReport) -> pb.WriteReply:
-    return pb.WriteReply(
+def _sent_table(stream: bytes, *, place: str) -> pa.Table:
+    try:
+        rows = pa.ipc.open_stream(stream).read_all()
+        rows.validate(full=True)
+    except pa.ArrowInvalid as error:
+        raise InvalidArgumentError(f"The rows are not an Arrow table: {error}.", place=place) from error
+    return rows
+
+
+def _reply(report: WriteReport) -> Reply:
+    reply = pb.WriteReply(
         accepted=report.accepted,
         repeated_rows=report.repeated_rows,
         parked=report.parked,
@@ -179,3 +244,4 @@ def _reply(report: WriteReport) -> pb.WriteReply:
         last_seq=report.last_seq,
         warnings=report.warnings,
     )
+    return Reply(reply.SerializeToString())

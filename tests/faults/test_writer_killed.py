@@ -14,16 +14,16 @@ from featurestore.rows import SEQ
 from featurestore.testing.projects import ScratchProject
 
 sys.path.insert(0, str(Path(__file__).parent))
-from writer_process import NOW, READINGS, SENSORS, write_batches
+from writer_process import NOW, READINGS, SENSORS, write_batches, write_together
 
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["featurestore.testing.projects", "pandas"])  # imported once, before any store is open
 
 
-def kill_while_it_writes(folder, first, delay):
+def kill_while_it_writes(write, folder, first, delay):
     """Run the writer until it acknowledged something, kill it after a delay, and return the batches it acknowledged."""
     said, saying = PROCESSES.Pipe(duplex=False)
-    process = PROCESSES.Process(target=write_batches, args=(str(folder), first, saying))
+    process = PROCESSES.Process(target=write, args=(str(folder), first, saying))
     process.start()
     saying.close()
     acknowledged = [said.recv_bytes()]
@@ -57,24 +57,26 @@ def check(folder, acknowledged, *, fold):
         assert all(row["copy"] == f"batch {row['batch']} of sensor {row['sensor']}" for row in stored)
 
 
-def kills(folder, number, seed):
+def kills(write, folder, number, seed):
     chance = random.Random(seed)
     acknowledged = []
     for _ in range(number):
-        first = max(acknowledged, default=0) + 2  # past the one that may be there unacknowledged
-        acknowledged += kill_while_it_writes(folder, first, chance.uniform(0, 0.15))
+        first = max(acknowledged, default=0) + 1000  # past those that may be there unacknowledged
+        acknowledged += kill_while_it_writes(write, folder, first, chance.uniform(0, 0.15))
         check(folder, acknowledged, fold=chance.random() < 0.3)
     check(folder, acknowledged, fold=True)
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("seed", range(4))
-def test_nothing_acknowledged_is_lost(tmp_path, seed):
-    kills(tmp_path, 5, seed)
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("write", [write_batches, write_together])
+def test_nothing_acknowledged_is_lost(tmp_path, write, seed):
+    kills(write, tmp_path, 4, seed)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("seed", range(100, 120))
-def test_nothing_acknowledged_is_lost_in_many_kills(tmp_path, seed):
-    kills(tmp_path, 20, seed)
+@pytest.mark.parametrize("seed", range(100, 110))
+@pytest.mark.parametrize("write", [write_batches, write_together])
+def test_nothing_acknowledged_is_lost_in_many_kills(tmp_path, write, seed):
+    kills(write, tmp_path, 20, seed)

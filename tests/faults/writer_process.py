@@ -1,13 +1,20 @@
-"""A writer for a process of its own: writes numbered batches and says each number once it was acknowledged."""
+"""Writers for a process of their own: they write numbered batches and say each number once it was acknowledged."""
 
+import asyncio
 import itertools
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pyarrow as pa
 
 from featurestore import Entity, Feature, FeatureView, PushSource
+from featurestore.flow.write import Write
 from featurestore.refs import ViewRef
+from featurestore.serving.call import Call
+from featurestore.serving.metrics import MetricsFile
+from featurestore.serving.write_queue import WriteQueue
 from featurestore.testing.projects import ScratchProject
 
 READINGS = FeatureView(
@@ -40,3 +47,44 @@ def write_batches(folder: str, first: int, acknowledged: Connection) -> None:
             acknowledged.send_bytes(batch.to_bytes(8, "big"))
             if batch % 7 == 0:
                 project.writer.fold()
+
+
+def write_together(folder: str, first: int, acknowledged: Connection) -> None:
+    """Write many batches at once, by themselves and in streams, through the queue; fold and materialize beside them until killed."""
+    with ScratchProject(Path(folder), READINGS, now=NOW) as project:
+        threading.Thread(target=_work_beside, args=(project,), daemon=True).start()
+        asyncio.run(_write_all(project, itertools.count(first), acknowledged))
+
+
+def _work_beside(project: ScratchProject) -> None:
+    ref = ViewRef("readings")
+    while True:
+        if project.writer.fold() and project.table(ref).exists:
+            project.writer.materialize(ref, full=True)
+
+
+async def _write_all(project: ScratchProject, numbers: "itertools.count[int]", acknowledged: Connection) -> None:
+    queue = WriteQueue(project.writer.write_all, ThreadPoolExecutor(1), MetricsFile(project.root / "metrics"))
+
+    def decode(body: bytes) -> Write:
+        return Write(ViewRef("readings"), batch_rows(int.from_bytes(body, "big")))
+
+    async def alone() -> None:
+        while True:
+            batch = next(numbers).to_bytes(8, "big")
+            await queue.write(Call(""), batch, decode)
+            acknowledged.send_bytes(batch)
+
+    async def streaming() -> None:
+        sent = []
+
+        async def parts():
+            while True:
+                sent.append(next(numbers).to_bytes(8, "big"))
+                yield sent[-1]
+
+        answered = itertools.count()
+        async for _ in queue.write_stream(Call(""), parts(), decode):
+            acknowledged.send_bytes(sent[next(answered)])
+
+    await asyncio.gather(*(alone() for _ in range(8)), streaming())

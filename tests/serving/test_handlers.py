@@ -23,7 +23,7 @@ READ = "/featurestore.v1.FeatureStore/GetOnlineFeatures"
 
 @pytest.fixture
 def served(tmp_path) -> Iterator[ServedProject]:
-    with ServedProject(tmp_path, GrpcAioTransport, auth="token") as project:
+    with ServedProject(tmp_path, GrpcAioTransport, auth="required") as project:
         project.fill()
         yield project
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import httpx
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from featurestore.serving.access import METHODS, ROUTES
 from featurestore.serving.grpc_aio import GrpcAioTransport
@@ -42,7 +43,13 @@ class Http:
 
 def application(served, *, is_ready=True):
     handlers = served.handlers
-    return http_app(handlers.methods(), handlers.guard, served.settings, is_ready=lambda: is_ready)
+    return http_app(
+        handlers.methods(),
+        handlers.guard,
+        served.settings,
+        metrics=handlers.guard.wrap(handlers.metrics),
+        is_ready=lambda: is_ready,
+    )
 
 
 def http(served, **settings):
@@ -58,7 +65,7 @@ def served(tmp_path_factory) -> Iterator[ServedProject]:
 
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory) -> Iterator[ServedProject]:
-    with ServedProject(tmp_path_factory.mktemp("guarded"), GrpcAioTransport, auth="token") as project:
+    with ServedProject(tmp_path_factory.mktemp("guarded"), GrpcAioTransport, auth="required") as project:
         project.fill()
         yield project
 
@@ -110,7 +117,7 @@ def test_write_schema_status_and_clock(served):
         ({"features": ["activity:score"], "keys": {"user": [1]}}, 400, "You sent 'user'."),
         ({"features": ["activity:score"], "keys": {"user_id": [2**63]}}, 400, "$.keys.user_id[0]"),
         ({"features": ["activity:score"], "keys": {"user_id": 1}}, 400, "$.keys"),
-        ({"features": ["activity:score"], "key": {}}, 400, "unknown field"),
+        ({"features": ["activity:score"], "key": {}}, 400, "No field 'key' in the request. Did you mean 'keys'?"),
         ({"features": ["idle:nothing"], "keys": {"origin": ["JFK"]}}, 409, "featurestore write idle@v1"),
         ({"features": ["activity:score"], "keys": {"user_id": [1] * 1001}}, 429, "at most 1000"),
     ],
@@ -148,6 +155,7 @@ def test_health_and_description(served):
     assert client.get("/healthz").status_code == client.get("/readyz").status_code == 200
     assert set(client.get("/openapi.json").json()["paths"]) == {
         *(route.partition(" ")[2] for route in ROUTES),
+        "/metrics",
         "/healthz",
         "/readyz",
     }
@@ -173,12 +181,30 @@ def test_every_route_declares_its_permission_and_answers_nobody_without_a_token(
         assert (answer.status_code == 401) == (METHODS[route] != "public"), route
 
 
+def test_metrics_say_who_read_what_how_fast_and_what_was_found(served):
+    """In the text that Prometheus reads, for the whole server."""
+    client = http(served)
+    keys = {"origin": ["JFK", "LGA", "EWR", "XXX"]}
+    assert client.post(READ, json={"service": "delay_model", "keys": keys}).status_code == 200
+    families = {f.name: f for f in text_string_to_metric_families(client.get("/metrics").text)}
+    rows = {
+        s.labels["state"]: s.value for s in families["featurestore_rows"].samples if s.labels["view"] == "weather@v1"
+    }
+    assert rows["missing"] >= 1
+    assert rows["expired"] >= 1
+    assert rows["found"] >= 2
+    reads = [s for s in families["featurestore_read_seconds"].samples if s.name.endswith("_count")]
+    assert any(s.labels["service"] == "delay_model" and s.value >= 1 for s in reads)
+    codes = {(s.labels["method"], s.labels["code"]) for s in families["featurestore_calls"].samples}
+    assert ("GetOnlineFeatures", "OK") in codes
+
+
 def test_every_warning_is_a_header_of_its_own(served):
     rpc = "/featurestore.v1.FeatureStore/GetOnlineFeatures"
     methods = dict(served.handlers.methods())
     answer = methods[rpc]
     methods[rpc] = lambda call, body: replace(answer(call, body), trailers=(("fs-warning", "a"), ("fs-warning", "b")))
-    app = http_app(methods, served.handlers.guard, served.settings, is_ready=lambda: True)
+    app = http_app(methods, served.handlers.guard, served.settings, metrics=methods[rpc], is_ready=lambda: True)
     found = Http(app).post(READ, json={"features": ["weather:temp"], "keys": {"origin": ["JFK"]}})
     assert found.headers.get_list("fs-warning") == ["a", "b"]
 
@@ -197,3 +223,16 @@ def test_tokens_consumers_and_warnings(guarded):
         headers={"featurestore-consumer": "stranger@1"},
     )
     assert "featurestore token bind svc stranger@1" in named.json()["error"]["message"]
+
+
+def test_a_route_that_is_not_there_is_told_like_every_other_error(served):
+    unknown = http(served).post("/v1/get-online-feature", json={})
+    assert unknown.status_code == 404
+    assert unknown.json()["error"]["code"] == "NOT_FOUND"
+    assert unknown.json()["error"]["nearest"] == "POST /v1/get-online-features"
+    verb = http(served).request("DELETE", "/v1/write")
+    assert verb.status_code == 405
+    assert verb.json()["error"]["code"] == "UNIMPLEMENTED"
+    assert verb.headers["allow"] == "POST"
+    far = http(served).request("GET", "/zzzzzzzzzzzzzzzzzzzzzzzz")
+    assert far.json() == {"error": {"code": "NOT_FOUND", "message": "No route GET /zzzzzzzzzzzzzzzzzzzzzzzz."}}

@@ -1,96 +1,27 @@
 """A server is several processes that live and die as one: killed ones come back, nothing acknowledged is lost, the end is in order."""
 
-import json
 import os
 import signal
 import socket
 import sqlite3
-import subprocess
-import sys
 import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 import psutil
 import pytest
+from running_server import NOW, children_of, client_of, eventually, server, write
 
 from featurestore import FeatureService, FeatureStore
-from featurestore.client import Client
 from featurestore.config import load_settings
 from featurestore.errors import ConfigError, UnavailableError
-from featurestore.flow.remote import socket_path
+from featurestore.flow.sockets import socket_path
 from featurestore.refs import ViewRef
-from featurestore.serving.settings import ServeSettings, serve_settings
+from featurestore.serving.authentication import JwtSettings
+from featurestore.serving.local_socket import local_socket
+from featurestore.serving.ports import address_of
+from featurestore.serving.settings import ServeSettings, TlsFiles, serve_settings
 from featurestore.serving.supervise import ports_of, running_server
-from featurestore.serving.worker_process import address_of
-from featurestore.serving.writer_process import socket_of
 from featurestore.testing.served import definitions
 from featurestore.types import from_micros
-
-SERVE = """
-import sys
-from featurestore.config import load_settings
-from featurestore.refs import ViewRef
-from featurestore.serving.settings import serve_settings
-from featurestore.serving.supervise import serve
-serve(serve_settings(load_settings(sys.argv[1]), grpc_port=0, http_port=0, workers=2))
-"""
-NOW = 1_704_067_200_000_000
-
-
-@contextmanager
-def server(folder: Path) -> Iterator[tuple[subprocess.Popen[str], dict]]:
-    """Start a server of a project and wait until it says that it is ready."""
-    (folder / "featurestore.toml").write_text('[project]\nname = "served"\n')
-    with FeatureStore(folder) as store:
-        store.apply(definitions())
-    process = subprocess.Popen(
-        [sys.executable, "-c", SERVE, str(folder)], stdout=subprocess.PIPE, text=True, env=_with_bytecode(folder)
-    )
-    children = []
-    try:
-        ready = json.loads(process.stdout.readline())
-        children = psutil.Process(process.pid).children()
-        yield process, ready
-    finally:
-        for leftover in (*children, psutil.Process(process.pid) if process.poll() is None else None):
-            if leftover is not None and leftover.is_running():
-                leftover.kill()
-        process.wait(30)
-        process.stdout.close()
-
-
-def _with_bytecode(folder):
-    """The processes share their compiled modules, so that each later one starts sooner."""
-    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    return {**kept, "PYTHONPYCACHEPREFIX": str(folder.parent.parent / "bytecode")}
-
-
-def client_of(ready, timeout=20.0):
-    return Client(f"127.0.0.1:{ready['grpc_port']}", timeout=timeout, consumer="stranger@1", token="")
-
-
-def children_of(process, module):
-    return [c for c in psutil.Process(process.pid).children() if any(module in part for part in c.cmdline())]
-
-
-def write(client, number):
-    return client.write("activity", {"user_id": [number], "event_timestamp": [NOW], "score": [float(number)]})
-
-
-def eventually(check, seconds=60):
-    """Return the first true answer; a busy machine may take its time."""
-    end = time.monotonic() + seconds
-    while True:
-        try:
-            answer = check()
-        except (UnavailableError, psutil.NoSuchProcess):
-            answer = None
-        if answer or time.monotonic() > end:
-            return answer
-        time.sleep(0.1)
 
 
 def test_life_of_a_server(tmp_path):
@@ -118,6 +49,10 @@ def test_life_of_a_server(tmp_path):
             assert eventually(lambda: client.status().revision == 2)
             rows = client.get_online_features(["activity:score"], {"user_id": [3]})
             assert rows.to_dict() == {"score": [3.0]}
+
+            spine = {"user_id": [2, 3], "event_timestamp": [from_micros(NOW)] * 2}
+            training = client.get_historical_features(spine, ["activity:score"]).to_arrow()
+            assert training["score"].to_pylist() == [2.0, 3.0]
 
             failures = drain_under_load(process, ready)
         assert process.returncode == 0
@@ -166,7 +101,7 @@ def test_processes_end_when_their_supervisor_is_killed(tmp_path):
     """Nothing is left behind, and the next writer gets the lock."""
     with server(tmp_path) as (process, _):
         children = psutil.Process(process.pid).children()
-        assert len(children) == 3
+        assert len(children) == 4
         os.kill(process.pid, signal.SIGKILL)
         process.wait(30)
         _, alive = psutil.wait_procs(children, timeout=60)
@@ -181,19 +116,30 @@ def test_a_server_without_authentication_stays_on_loopback(tmp_path):
     for host in ("0.0.0.0", "::", "10.0.0.1", "example.com"):
         with pytest.raises(ConfigError, match="without authentication"):
             ServeSettings(**given, host=host)
-        assert ServeSettings(**given, host=host, auth="token").host == host
+        with pytest.raises(ConfigError, match="without TLS"):
+            ServeSettings(**given, host=host, auth="required")
+        tls = TlsFiles(tmp_path / "c.pem", tmp_path / "k.pem")
+        assert ServeSettings(**given, host=host, auth="required", tls=tls).host == host
+        assert ServeSettings(**given, host=host, insecure=True).host == host
     assert ServeSettings(**given, host="localhost").auth == "none"
 
 
 def test_settings_come_from_the_file_and_from_what_is_given(tmp_path):
     text = (
-        '[project]\nname = "p"\n[serving]\nworkers = 3\nhttp_port = -1\ntls_certificate = "c.pem"\ntls_key = "k.pem"\n'
-        "usage_seconds = 2.0\n"
+        '[project]\nname = "p"\n[serving]\nworkers = 3\nhttp_port = -1\nusage_seconds = 2.0\nroles = {ann = ["reader"]}\n'
+        '[serving.tls]\ncertificate = "c.pem"\nkey = "k.pem"\n'
+        '[serving.jwt]\nkeys = "jwks.json"\nissuer = "https://id"\naudience = "features"\n'
     )
     (tmp_path / "featurestore.toml").write_text(text)
+    with pytest.raises(ConfigError, match=r"no file .*c\.pem"):
+        serve_settings(load_settings(tmp_path))
+    for name in ("c.pem", "k.pem"):
+        (tmp_path / name).touch()
     settings = serve_settings(load_settings(tmp_path), grpc_port=0, clock="replay")
     assert (settings.workers, settings.http_port, settings.grpc_port, settings.is_replay) == (3, None, 0, True)
-    assert settings.tls_key == tmp_path / "k.pem"
+    assert settings.tls == TlsFiles(tmp_path / "c.pem", tmp_path / "k.pem")
+    assert settings.jwt == JwtSettings(tmp_path / "jwks.json", "https://id", "features")
+    assert settings.roles == {"ann": ("reader",)}
     assert settings.usage_seconds == 2.0
     assert ServeSettings.from_json(settings.to_json()) == settings
     with pytest.raises(ConfigError, match="No clock 'lamport'"):
@@ -217,7 +163,7 @@ def test_a_port_that_is_taken_is_refused_and_a_free_one_is_held(tmp_path):
 
 def test_a_long_path_gets_a_short_socket(tmp_path):
     deep = tmp_path / ("d" * 60) / ("e" * 60)
-    with socket_of(deep) as path:
+    with local_socket(deep, "writer") as path:
         assert len(str(path)) < 100
         assert socket_path(deep) == path
         assert path.parent.stat().st_mode & 0o777 == 0o700
