@@ -6,13 +6,25 @@ import argparse
 import sys
 import time
 
+import append_commit
+import materialize
 import online_read
 import report
 import start_up
 import training_read
+import transports
+import windows
 from measuring import Effort
 
-BENCHMARKS = {"start_up": start_up.measure, "training_read": training_read.measure, "online_read": online_read.measure}
+BENCHMARKS = {
+    "start_up": start_up.measure,
+    "training_read": training_read.measure,
+    "windows": windows.measure,
+    "append_commit": append_commit.measure,
+    "materialize": materialize.measure,
+    "online_read": online_read.measure,
+    "transports": transports.measure,
+}
 
 
 def main() -> None:

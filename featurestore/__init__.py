@@ -8,19 +8,32 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from featurestore.definitions import (
         Aggregation,
+        ArrowSource,
+        CSVSource,
         Dashboard,
+        DeltaSource,
         Entity,
         Feature,
         FeatureService,
         FeatureView,
+        Fresh,
+        InRange,
         Job,
+        Matches,
         Model,
+        NoShift,
+        NotNull,
         OnDemandFeatureView,
+        OneOf,
         ParquetSource,
         Person,
+        PostgresSource,
         PushSource,
+        RowCount,
+        RowCountNear,
         Service,
         SQLSource,
+        Unique,
     )
     from featurestore.errors import FeatureStoreError
     from featurestore.refs import FeatureRef
@@ -30,8 +43,10 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "featurestore.definitions": (
-        "Aggregation", "Dashboard", "Entity", "Feature", "FeatureService", "FeatureView", "Job", "Model",
-        "OnDemandFeatureView", "ParquetSource", "Person", "PushSource", "SQLSource", "Service",
+        "Aggregation", "ArrowSource", "CSVSource", "Dashboard", "DeltaSource", "Entity", "Feature", "FeatureService",
+        "FeatureView", "Fresh", "InRange", "Job", "Matches", "Model", "NoShift", "NotNull", "OnDemandFeatureView",
+        "OneOf", "ParquetSource", "Person", "PostgresSource", "PushSource", "RowCount", "RowCountNear", "SQLSource",
+        "Service", "Unique",
     ),
     "featurestore.errors": ("FeatureStoreError",),
     "featurestore.refs": ("FeatureRef",),
@@ -41,7 +56,10 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "Aggregation",
+    "ArrowSource",
+    "CSVSource",
     "Dashboard",
+    "DeltaSource",
     "Entity",
     "Feature",
     "FeatureRef",
@@ -49,14 +67,24 @@ __all__ = [
     "FeatureStore",
     "FeatureStoreError",
     "FeatureView",
+    "Fresh",
+    "InRange",
     "Job",
+    "Matches",
     "Model",
+    "NoShift",
+    "NotNull",
     "OnDemandFeatureView",
+    "OneOf",
     "ParquetSource",
     "Person",
+    "PostgresSource",
     "PushSource",
+    "RowCount",
+    "RowCountNear",
     "SQLSource",
     "Service",
+    "Unique",
     "__version__",
 ]
 

@@ -33,33 +33,68 @@ class RegistrySettings(_Section, frozen=True):
 
 
 class OfflineSettings(_Section, frozen=True):
-    """``[offline]``: the join engine, and in how many hash buckets a view version lies."""
+    """``[offline]``: the join engine, and in how many hash buckets a view version lies: a power of two, or what suits its size."""
 
-    engine: Literal["duckdb"] = "duckdb"
-    buckets: Annotated[int, msgspec.Meta(ge=1)] = 16
+    engine: Literal["kernel", "duckdb"] = "kernel"
+    buckets: Annotated[int, msgspec.Meta(ge=1, le=1024)] | None = None
+
+
+class SourceSettings(_Section, frozen=True):
+    """``[sources]``: what one read of a source may take: memory of its query in MiB, and seconds."""
+
+    memory_mb: Annotated[int, msgspec.Meta(ge=16)] = 1024
+    timeout_seconds: Annotated[float, msgspec.Meta(gt=0)] = 3600.0
+
+
+class TlsSettings(_Section, frozen=True):
+    """``[serving.tls]``: PEM files relative to the project; with a ``client_ca`` every client needs a certificate of it."""
+
+    certificate: str
+    key: str
+    client_ca: str | None = None
+
+
+class JwtFileSettings(_Section, frozen=True):
+    """``[serving.jwt]``: JSON Web Tokens are accepted that a key of the JWKS file signed, from the issuer, for the audience."""
+
+    keys: str
+    issuer: str
+    audience: str
+    principal_claim: str = "sub"
+    roles_claim: str = "roles"
 
 
 class ServingSettings(_Section, frozen=True):
     """``[serving]``: where the server listens (port 0 takes a free one, -1 none) and who may call.
 
-    ``auth`` is ``none`` (local mode: callers on this machine are the OS user) or ``token`` (registry tokens). Every
-    ``usage_seconds`` what was read is folded into the registry.
+    ``auth`` is ``none`` (local mode: callers on this machine are the OS user) or ``required`` (every caller has a registry token, a
+    JSON Web Token or a client certificate); ``roles`` are those of principals whose certificate or token says none. Every
+    ``usage_seconds`` what was read is folded into the registry. ``insecure`` lets a server listen beyond this machine without
+    authentication or TLS. ``log`` is ``text`` or ``json``. ``transport`` is ``grpc_aio``, or ``native`` where its wheel is installed; that
+    one leaves streams to ``stream_port``.
     """
 
     host: str = "127.0.0.1"
     grpc_port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 6565
     http_port: Annotated[int, msgspec.Meta(ge=-1, le=65535)] = 6566
+    transport: Literal["grpc_aio", "native"] = "grpc_aio"
+    stream_port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 6567
     workers: int = 1
-    auth: Literal["none", "token"] = "none"
-    tls_certificate: str | None = None
-    tls_key: str | None = None
+    auth: Literal["none", "required"] = "none"
+    roles: dict[str, tuple[str, ...]] = {}
+    tls: TlsSettings | None = None
+    jwt: JwtFileSettings | None = None
+    insecure: bool = False
     usage_seconds: Annotated[float, msgspec.Meta(gt=0)] = 5.0
+    log: Literal["text", "json"] = "text"
 
 
 class _File(_Section, frozen=True):
     project: ProjectSettings
     registry: RegistrySettings = RegistrySettings()
     offline: OfflineSettings = OfflineSettings()
+    sources: SourceSettings = SourceSettings()
+    connections: dict[str, str] = {}
     serving: ServingSettings = ServingSettings()
 
 
@@ -69,12 +104,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         root: The project folder, absolute.
         project: See ProjectSettings; likewise the other sections.
+        connections: ``[connections]``: name -> URL of a server that sources read.
     """
 
     root: Path
     project: ProjectSettings
     registry: RegistrySettings
     offline: OfflineSettings
+    sources: SourceSettings = SourceSettings()
+    connections: dict[str, str] = {}
     serving: ServingSettings
 
     @property
@@ -87,6 +125,19 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         """The registry as an SQLAlchemy URL, or as an absolute path."""
         url = self.registry.url
         return url if "://" in url else str(self.root / url)
+
+    def connection(self, name: str) -> str:
+        """Return the URL of a connection: FEATURESTORE_CONNECTION_<NAME> if it is set, else as in the file; raises ConfigError."""
+        variable = f"FEATURESTORE_CONNECTION_{name.upper()}"
+        url = os.environ.get(variable) or self.connections.get(name)
+        if not url:
+            missing = NotFoundError.of("connection", name, self.connections)
+            raise ConfigError(
+                missing.message,
+                place=FILE,
+                repair=f'Write {name} = "postgresql://..." under [connections], or set {variable}.',
+            )
+        return url
 
 
 def load_settings(root: str | Path) -> Settings:
@@ -111,12 +162,16 @@ def load_settings(root: str | Path) -> Settings:
         raise ConfigError(f"{path} is not TOML: {error}.") from error
     except msgspec.ValidationError as error:
         raise ConfigError(f"{path}: {error}.{_hint(str(error))}") from error
+    if file.offline.buckets is not None and file.offline.buckets.bit_count() != 1:
+        raise ConfigError(f"{path}: {file.offline.buckets} is not a power of two - at `$.offline.buckets`.")
     environment = os.environ.get("FEATURESTORE_ENVIRONMENT", file.project.environment)
     return Settings(
         root=folder,
         project=msgspec.structs.replace(file.project, environment=environment),
         registry=file.registry,
         offline=file.offline,
+        sources=file.sources,
+        connections=file.connections,
         serving=file.serving,
     )
 
@@ -153,10 +208,4 @@ def _hint(error: str) -> str:
 
 
 def _fields(section: str) -> tuple[str, ...]:
-    sections = {
-        "project": ProjectSettings,
-        "registry": RegistrySettings,
-        "offline": OfflineSettings,
-        "serving": ServingSettings,
-    }
-    return sections[section].__struct_fields__
+    return getattr(get_type_hints(_File)[section], "__struct_fields__", ())

@@ -3,9 +3,11 @@
     FeatureStoreError
     ├── NotFoundError (KeyError)            a name that is not there; says the nearest one
     ├── InvalidArgumentError (ValueError)   a request that cannot be right: key type, missing key, ragged columns
+    │   └── QuarantinedError                rows that break an expectation: none was accepted, all are in quarantine
     ├── DefinitionError (ValueError)        features.py says something impossible
     │   └── ConfigError                     featurestore.toml does
     ├── FailedPreconditionError             right request, wrong state: a version that was never filled
+    │   ├── ErasedError                     rows of an erased entity, or a file that an erasure has rewritten
     │   └── StaleSchemaError                the caller's schema of a read plan is out of date: fetch it again
     ├── ConflictError                       somebody committed in between: plan again
     ├── UnauthenticatedError                no principal, and this server wants one
@@ -87,6 +89,10 @@ class InvalidArgumentError(FeatureStoreError, ValueError):
     """A request that cannot be right as it was sent."""
 
 
+class QuarantinedError(InvalidArgumentError):
+    """Rows that break an expectation of their view: none was accepted; the place is the report on them."""
+
+
 class DefinitionError(FeatureStoreError, ValueError):
     """A definition that says something impossible, found before anything was changed."""
 
@@ -97,6 +103,10 @@ class ConfigError(DefinitionError):
 
 class FailedPreconditionError(FeatureStoreError):
     """A right request in the wrong state, such as a read of a version that was never filled."""
+
+
+class ErasedError(FailedPreconditionError):
+    """Rows of an erased entity are written again, or what is read was rewritten by an erasure; names the receipt."""
 
 
 class StaleSchemaError(FailedPreconditionError):
@@ -124,7 +134,20 @@ class DeadlineExceededError(UnavailableError):
 
 
 class ResourceExhaustedError(UnavailableError):
-    """Refused quickly because of load or size."""
+    """Refused quickly because of load or size.
+
+    Args:
+        message: What was too much.
+        place: Where in the request; None when there is no finer place.
+        repair: What to do about it.
+        retry_after: Seconds after which it may be tried again; None when that would not help, as with a request that is too large.
+    """
+
+    def __init__(
+        self, message: str, *, place: str | None = None, repair: str | None = None, retry_after: float | None = None
+    ) -> None:
+        super().__init__(message, place=place, repair=repair)
+        self.retry_after = retry_after
 
 
 class CorruptionError(FeatureStoreError):

@@ -91,6 +91,27 @@ def encode_request(columns: Iterable[WireColumn], key_set: KeyColumns) -> list[b
     return _encode(lanes, f"$.keys.{key_set.columns[0]}")
 
 
+def key_parts(key: bytes) -> tuple[bytes, ...]:
+    r"""Return the bytes of each column of an encoded key, as they are in the key of that column alone.
+
+    >>> key_parts(encode_key(["JFK", 7], [DType("string"), DType("int64")])) == (
+    ...     encode_key(["JFK"], [DType("string")]), encode_key([7], [DType("int64")])
+    ... )
+    True
+    """
+    if key[:1] != _PARTS:
+        return (key,)
+    parts, at = [], 1
+    while at < len(key):
+        if key[at : at + 1] == _NUMBER:
+            parts.append(key[at : (at := at + 9)])
+        else:
+            length = int.from_bytes(key[at + 1 : at + 3], "big")
+            parts.append(_TEXT + key[at + 3 : at + 3 + length])
+            at += 3 + length
+    return tuple(parts)
+
+
 def _request_lane(by_name: dict[str, WireColumn], name: str, dtype: DType) -> _Lane:
     column = by_name.get(name)
     if column is None:

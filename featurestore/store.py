@@ -9,21 +9,22 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from featurestore.audit import UsageWriter, collect
+from featurestore.audit import UsageWriter, collect, live_reads
 from featurestore.config import Settings, load_settings
 from featurestore.definitions import Definition
 from featurestore.definitions.loading import load_definitions
-from featurestore.errors import FailedPreconditionError, InvalidArgumentError
+from featurestore.errors import ErasedError, FailedPreconditionError, InvalidArgumentError
 from featurestore.identity import Identity, Principal, check_declared, identify
 from featurestore.planning import ReadPlan, plan_read
 from featurestore.refs import ViewRef
 from featurestore.registry.plan import (
     ChangePlan,
+    drop_dataset,
     named_by,
     plan_changes,
     promote,
@@ -31,7 +32,7 @@ from featurestore.registry.plan import (
     set_status,
     switch_layout,
 )
-from featurestore.registry.snapshot import RegistrySnapshot, ViewRecord
+from featurestore.registry.snapshot import RegistrySnapshot, SourceRecord, ViewRecord
 from featurestore.registry.storage import Registry, open_registry
 from featurestore.rows import RowSchema
 from featurestore.types import from_micros, to_micros
@@ -42,15 +43,21 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from featurestore.decoding import OnlineRows
+    from featurestore.flow.erased import Erasures, Receipt
     from featurestore.flow.ingest import IngestReport
     from featurestore.flow.materialize import MaterializeReport
+    from featurestore.flow.quarantine import Gate, HeldBatch
     from featurestore.flow.replay import Feed
+    from featurestore.flow.upkeep import UpkeepReport
     from featurestore.flow.write import WriteReport
     from featurestore.flow.writers import AnyWriter
     from featurestore.offline.datasets import Dataset
     from featurestore.offline.point_in_time import Knowledge
+    from featurestore.offline.profiles import Profile
+    from featurestore.offline.sources import SourceReader
     from featurestore.offline.table import OfflineTable
     from featurestore.offline.training_set import TrainingSet
+    from featurestore.offline.training_stream import Progress, SpineBatches, TrainingStream
     from lineage import Lineage
 
 DAY = 86_400_000_000
@@ -169,27 +176,15 @@ class FeatureStore(AbstractContextManager["FeatureStore"]):
         Raises:
             FailedPreconditionError: The view's rows come by `write` alone.
             DefinitionError: The source cannot be read.
+            QuarantinedError: An expectation does not hold; nothing was accepted, and the new rows are in quarantine.
         """
-        from featurestore.flow.ingest import ingest_rows, ingesting
-
         ref, record = self._stored(view)
         if record.source is None or record.source.kind == "push":
             raise FailedPreconditionError(
                 f"The rows of {ref} come by write.", repair=f"Run `featurestore write {ref} FILE`."
             )
-        schema = RowSchema.of(record)
-        canonical = schema.canonical(self._sources.read(record.source, schema))
-        table = self.table(ref)
-        with self.writer() as writer, ingesting(table.directory):
-            writer.fold()
-            return ingest_rows(
-                str(ref),
-                canonical,
-                table=table,
-                sequence=writer,
-                known_until=None if known_until is None else to_micros(known_until),
-                backfilled_until=record.backfilled_until,
-            )
+        rows = self._sources.read(record.source, RowSchema.of(record))
+        return self._load(ref, rows, known_until=None if known_until is None else to_micros(known_until))
 
     def write(self, view: str, rows: Any, *, write_id: bytes = b"") -> WriteReport:
         """Accept rows that look like the view's source; when this returns they are durable and visible.
@@ -201,22 +196,133 @@ class FeatureStore(AbstractContextManager["FeatureStore"]):
 
         Raises:
             InvalidArgumentError: A column is missing, null where it must not be, or of another type.
+            QuarantinedError: An expectation does not hold; nothing was accepted, and the rows are in quarantine.
         """
         ref, _ = self._stored(view)
         with self.writer() as writer:
             return writer.write(ref, to_arrow_table(rows), write_id=write_id)
 
-    def materialize(self, view: str | None = None) -> list[MaterializeReport]:
-        """Bring the latest rows of a view, or of all views, to the online store; also makes an added feature readable."""
+    def materialize(self, view: str | None = None, *, full: bool = False) -> list[MaterializeReport]:
+        """Bring the latest rows of a view, or of all views, to the online store; also makes an added feature readable.
+
+        Args:
+            view: A view, or a version of it; None takes all that have rows.
+            full: Read everything, and not only what came since the last time.
+        """
         refs = [self._stored(view)[0]] if view else [ref for ref, _ in self._filled_views()]
         reports = []
         for ref in refs:
             if not self._is_filled(ref):
                 raise FailedPreconditionError(f"{ref} has no rows.", repair=f"Run `featurestore ingest {ref.view}`.")
             with self.writer() as writer:
-                reports.append(writer.materialize(ref))
+                reports.append(writer.materialize(ref, full=full))
             self.apply(switch_layout(self.snapshot(), ref, reports[-1].layout))
         return reports
+
+    def quarantined(self) -> list[HeldBatch]:
+        """Return every batch that was ever held because an expectation of its view did not hold, oldest first."""
+        return self._gate.quarantine.batches()
+
+    def quarantined_batch(self, batch: str) -> HeldBatch:
+        """Return a held batch by its id, or by how its id begins; raises NotFoundError."""
+        return self._gate.quarantine.batch(batch)
+
+    def release(self, batch: str, *, reason: str) -> int:
+        """Submit a quarantined batch again by the way it came, with the expectations that it broke waived.
+
+        Args:
+            batch: Its id, or how its id begins.
+            reason: Why; it is recorded.
+
+        Returns:
+            How many rows were accepted.
+
+        Raises:
+            NotFoundError: There is no such batch.
+            FailedPreconditionError: It was released or dropped before.
+            QuarantinedError: Something that its report does not name does not hold now.
+        """
+        from featurestore.flow.quarantine import release
+
+        held = self.quarantined_batch(batch)
+        submit = partial(self._load_again if held.report.way == "ingest" else self._write_again, held)
+        return release(held, reason=reason, principal=self._principal.name, now=self._clock(), submit=submit)
+
+    def drop(self, batch: str, *, reason: str) -> None:
+        """Delete the rows of a quarantined batch; its report and the reason stay.
+
+        Raises:
+            NotFoundError: There is no such batch.
+            FailedPreconditionError: It was released or dropped before.
+        """
+        from featurestore.flow.quarantine import drop
+
+        held = self.quarantined_batch(batch)
+        drop(held, reason=reason, principal=self._principal.name, now=self._clock())
+
+    def profile(self, view: str) -> Profile:
+        """Take a profile of a view version as its offline table is now, and keep it; the one there is if nothing came since.
+
+        Raises:
+            FailedPreconditionError: The version has no rows.
+        """
+        ref, _ = self._stored(view)
+        self._fold_log()
+        return self._profile(ref)
+
+    def profiles(self, view: str) -> list[Profile]:
+        """Return the kept profiles of a view version, oldest first."""
+        return self._gate.references.log(self._stored(view)[0]).read()
+
+    def compact(
+        self, view: str | None = None, *, buckets: int | None = None, vacuum: bool = False
+    ) -> list[UpkeepReport]:
+        """Make one sorted file a bucket of a view's offline rows, or of all views'; readers and writers go on beside it.
+
+        Args:
+            view: A view, or a version of it; None takes all that have rows.
+            buckets: Number of hash buckets from now on, a power of two up to 1024; None keeps it unless another suits far better.
+            vacuum: Whether files that were replaced over seven days ago leave the disk, unless a dataset lists them.
+
+        Raises:
+            FailedPreconditionError: The view has no rows.
+            InvalidArgumentError: The number of buckets is no power of two.
+        """
+        from featurestore.flow.upkeep import compact_view, files_of_datasets
+
+        refs = [self._stored(view)[0]] if view else [ref for ref, _ in self._filled_views()]
+        self._fold_log()
+        tables = [(ref, self.table(ref)) for ref in refs]
+        keeps = [files_of_datasets(self._datasets_folder, table) if vacuum else None for _, table in tables]
+        return [
+            compact_view(ref, table, buckets=buckets, keep=keep)
+            for (ref, table), keep in zip(tables, keeps, strict=True)
+        ]
+
+    def erase(self, entity: str, keys: Any, *, reason: str = "") -> Receipt:
+        """Erase keys of an entity from everything that the store holds: all versions of all views, online and offline, and datasets.
+
+        Args:
+            entity: Name of the entity.
+            keys: A table, or column name -> list, with the entity's join keys.
+            reason: Why; the receipt keeps it.
+
+        Raises:
+            NotFoundError: There is no such entity.
+            InvalidArgumentError: A key is missing, null or of another type, or the reason names it.
+            UnavailableError: An ingest, a compaction or a save is in the way; nothing was changed.
+        """
+        with self.writer() as writer:
+            table, principal = to_arrow_table(keys), self._principal.name
+            receipt = writer.erase(entity, table, principal=principal, reason=reason, now=self._clock())
+        for name in receipt.datasets:
+            if name in self.snapshot().document.datasets:
+                self.apply(register_dataset(self.snapshot(), name, self.dataset(name).record()))
+        return receipt
+
+    def receipts(self) -> list[Receipt]:
+        """Return the receipts of all erasures, oldest first."""
+        return self._erasures.receipts()
 
     def feeds(self, views: Sequence[str], *, since: int, until: int) -> list[Feed]:
         """Return the source rows of views that became known in ``(since, until]``, in that order, for a replay.
@@ -292,9 +398,9 @@ class FeatureStore(AbstractContextManager["FeatureStore"]):
         plan = plan_read(snapshot, features, full_feature_names=full_feature_names)
         table = to_arrow_table(spine)
         identity = self._authorize(snapshot, plan, "offline", rows=len(table))
-        with self.writer() as writer:
-            writer.fold()
-        training_set = read_training_set(
+        self._fold_log()
+        read = partial(
+            read_training_set,
             plan,
             table,
             timestamp=timestamp,
@@ -303,8 +409,76 @@ class FeatureStore(AbstractContextManager["FeatureStore"]):
             position=position,
             engine=self.settings.offline.engine,
         )
+        try:
+            training_set = read()
+        except ErasedError:  # a file went while it was about to be read; what took its place is read
+            training_set = read()
         self._record(plan, identity, "offline", "ok", len(table))
         return training_set
+
+    def stream_historical_features(
+        self,
+        spine: Any,
+        features: str | Sequence[str],
+        *,
+        timestamp: str = "event_timestamp",
+        knowledge: Knowledge = "as_known",
+        position: int | None = None,
+        full_feature_names: bool = False,
+        memory_limit: int = 1 << 30,
+        progress: Callable[[Progress], None] | None = None,
+    ) -> TrainingStream:
+        """Join features onto a spine that may be larger than memory; the answer comes in batches, or goes to a Parquet file.
+
+        Args:
+            spine: Keys and times: a path of Parquet files, an Arrow table, reader or dataset, or anything with
+                ``__arrow_c_stream__``; read once, in order.
+            features: As for `get_historical_features`.
+            timestamp: Likewise.
+            knowledge: Likewise.
+            position: Likewise.
+            full_feature_names: Likewise.
+            memory_limit: Bytes that the rows being worked on may take, beside what the process has anyway.
+            progress: Called after each chunk with rows done, rate and time to go.
+
+        Returns:
+            A stream: iterate it, or call ``to_parquet(path)``; its ``report`` is complete at the end.
+
+        Raises:
+            NotFoundError: An unknown service, view, version, feature or path.
+            InvalidArgumentError: The spine lacks a key or has one of another type; says where.
+            FailedPreconditionError: A view was never filled; says the command.
+            AccessDeniedError: A view refuses undeclared readers.
+        """
+        from featurestore.offline.training_stream import SpineBatches
+
+        snapshot = self.snapshot()
+        plan = plan_read(snapshot, features, full_feature_names=full_feature_names)
+        batches = SpineBatches.of(spine)
+        identity = self._authorize(snapshot, plan, "offline", rows=batches.total or 0)
+        return self.stream_plan(
+            plan,
+            batches,
+            timestamp=timestamp,
+            knowledge=knowledge,
+            position=position,
+            memory_limit=memory_limit,
+            progress=progress,
+            ended=partial(self._record, plan, identity, "offline", "ok"),
+        )
+
+    def stream_plan(self, plan: ReadPlan, spine: SpineBatches, **how: Any) -> TrainingStream:
+        """Read a plan for a spine, for a caller that somebody else has admitted and counts.
+
+        Args:
+            plan: What to read.
+            spine: Keys and times.
+            how: Arguments of TrainingStream: timestamp, knowledge, position, memory_limit, progress, ended.
+        """
+        from featurestore.offline.training_stream import TrainingStream
+
+        self._fold_log()
+        return TrainingStream(plan, spine, tables=self.table, engine=self.settings.offline.engine, **how)
 
     def get_online_features(
         self,
@@ -327,7 +501,7 @@ class FeatureStore(AbstractContextManager["FeatureStore"]):
             InvalidArgumentError: A key is missing, null, or of another type; says where.
             FailedPreconditionError: A view was never filled; says the command.
         """
-        from featurestore.flow.writers import is_replay
+        from featurestore.flow.clock_mark import is_replay
         from featurestore.online.local import read_in_process
 
         snapshot = self.snapshot()
@@ -339,13 +513,33 @@ class FeatureStore(AbstractContextManager["FeatureStore"]):
         self._record(plan, identity, "online", "ok", count)
         return rows
 
-    def save(self, name: str, training_set: TrainingSet) -> Dataset:
-        """Save a training set under a name and register it; a name is given once."""
+    def save(self, name: str, training_set: TrainingSet, *, seed: int | None = None) -> Dataset:
+        """Save a training set under a name and register it, with all it takes to make it again; a name is given once.
+
+        Args:
+            name: Letters, digits and underscores.
+            training_set: What `get_historical_features` returned.
+            seed: The seed of whatever chose the spine or will be trained on it, for the manifest.
+
+        Raises:
+            ConflictError: There is a dataset of that name with other values or features.
+            ErasedError: It has rows of an erased entity, or was read before an erasure.
+            ResourceExhaustedError: The disk is full; nothing is left behind.
+        """
+        from featurestore.flow.erased import refuse_erased
         from featurestore.offline.datasets import save_dataset
 
-        dataset = save_dataset(
-            name, training_set, self._datasets_folder, now=self._clock(), consumer=self.consumer or None
-        )
+        with self._erasures.reading():
+            refuse_erased(self._erasures.ledger(), training_set)
+            dataset = save_dataset(
+                name,
+                training_set,
+                self._datasets_folder,
+                now=self._clock(),
+                consumer=self.consumer or None,
+                seed=seed,
+                code=self.settings.root,
+            )
         self.apply(register_dataset(self.snapshot(), dataset.name, dataset.record()))
         return dataset
 
@@ -358,6 +552,25 @@ class FeatureStore(AbstractContextManager["FeatureStore"]):
         from featurestore.offline.datasets import load_dataset
 
         return load_dataset(name, self._datasets_folder)
+
+    def delete_dataset(self, name: str, *, force: str = "") -> ChangePlan:
+        """Delete a saved training set, so that the files it lists are no longer kept for it.
+
+        Args:
+            name: Its name.
+            force: A reason to do it although a consumer's manifest names it; it is recorded.
+
+        Raises:
+            NotFoundError: There is none of that name; says the nearest one.
+            FailedPreconditionError: A consumer's manifest names it.
+        """
+        from featurestore.offline.datasets import delete_dataset, load_dataset
+
+        if name not in self.snapshot().document.datasets:
+            load_dataset(name, self._datasets_folder)
+        change = self.apply(drop_dataset(self.snapshot(), name, reason=force))
+        delete_dataset(name, self._datasets_folder)
+        return change
 
     # --- lineage -------------------------------------------------------------------------------------------------
 
@@ -405,8 +618,80 @@ class FeatureStore(AbstractContextManager["FeatureStore"]):
     ) -> None:
         self.close()
 
+    def _load(
+        self, ref: ViewRef, rows: pa.Table, *, known_until: int | None = None, released: str = ""
+    ) -> IngestReport:
+        """Accept rows in bulk, and take a profile when the newest one is old."""
+        from featurestore.flow.ingest import ingest_rows, ingesting
+        from featurestore.offline.expectations import Batch
+        from featurestore.offline.profiles import is_due
+
+        record, table = self.snapshot().view(ref), self.table(ref)
+        now = self._now() if known_until is None else known_until
+
+        def admit(new: pa.Table, offered: pa.Table) -> tuple[str, ...]:
+            return self._gate.admit(Batch.of(ref, record, new, offered, now=now), "ingest", released=released)
+
+        with self.writer() as writer, ingesting(table.directory):
+            writer.fold()
+            report = ingest_rows(
+                str(ref),
+                RowSchema.of(record).canonical(rows),
+                table=table,
+                sequence=writer,
+                known_until=known_until,
+                backfilled_until=record.backfilled_until,
+                admit=admit,
+                erased=partial(self._erasures.ledger().find, record.join_keys),
+            )
+        table.tend()
+        if report.accepted and is_due(self._gate.references.log(ref).newest(), table, now=self._clock()):
+            self._profile(ref)
+        return report
+
+    def _load_again(self, held: HeldBatch, rows: pa.Table) -> int:
+        return self._load(ViewRef.parse(held.report.view), rows, released=held.id).accepted
+
+    def _write_again(self, held: HeldBatch, rows: pa.Table) -> int:
+        with self.writer() as writer:
+            ref, write_id = ViewRef.parse(held.report.view), bytes.fromhex(held.report.write_id)
+            return writer.write(ref, rows, write_id=write_id, released=held.id).accepted
+
+    def _profile(self, ref: ViewRef) -> Profile:
+        from featurestore.offline.profiles import keep_profile
+
+        with self._erasures.reading():
+            return keep_profile(self._gate.references.log(ref), self.table(ref), now=self._clock())
+
+    def _now(self) -> int:
+        """Return the store's time: the replay clock's where it runs on one."""
+        from featurestore.flow.clock_mark import is_replay
+        from featurestore.online.local import clock_of
+
+        return clock_of(self._online_folder) if is_replay(self.settings.store) else self._clock()
+
+    @cached_property
+    def _erasures(self) -> Erasures:
+        from featurestore.flow.erased import erasures_of
+
+        return erasures_of(self.settings.store)
+
+    @cached_property
+    def _gate(self) -> Gate:
+        from featurestore.flow.quarantine import Gate
+
+        return Gate(self.settings.store)
+
     def _plan(self, definitions: Sequence[Definition]) -> ChangePlan:
         return plan_changes(self.snapshot(), definitions, check_source=self._check_source, is_filled=self._is_filled)
+
+    def _fold_log(self) -> None:
+        """Bring every row that was acknowledged before this call offline; costs nothing when there is none."""
+        from featurestore.online.local import has_logged_rows
+
+        if has_logged_rows(self._online_folder):
+            with self.writer() as writer:
+                writer.fold()
 
     @property
     def _online_folder(self) -> Path:
@@ -425,10 +710,12 @@ class FeatureStore(AbstractContextManager["FeatureStore"]):
         return Principal(f"local:{getpass.getuser()}", frozenset({"admin"}), local=True)
 
     @cached_property
-    def _sources(self) -> Any:
-        from featurestore.offline.sources import SourceReader
+    def _sources(self) -> SourceReader:
+        from featurestore.offline.sources import Limits, SourceReader
 
-        return SourceReader(self.settings.root)
+        allowed = self.settings.sources
+        limits = Limits(memory_mb=allowed.memory_mb, seconds=allowed.timeout_seconds)
+        return SourceReader(self.settings.root, self.settings.connection, limits)
 
     def _stored(self, view: str) -> tuple[ViewRef, ViewRecord]:
         ref = self.snapshot().freeze(ViewRef.parse(view))
@@ -449,8 +736,15 @@ class FeatureStore(AbstractContextManager["FeatureStore"]):
 
         return self.table(ref).exists or was_written(self._online_folder, ref)
 
-    def _check_source(self, name: str, record: ViewRecord) -> None:
-        self._sources.check(name, record, RowSchema.of(record))
+    def _check_source(self, name: str, record: ViewRecord) -> SourceRecord | None:
+        found = self._sources.check(name, record, RowSchema.of(record))
+        if found is None or not found.query:
+            return found
+        import msgspec
+
+        from lineage.columns import with_lineage
+
+        return msgspec.convert(with_lineage(msgspec.to_builtins(found)), SourceRecord)
 
     def _authorize(self, snapshot: RegistrySnapshot, plan: ReadPlan, mode: str, *, rows: int) -> Identity:
         identity = identify(self._principal, self.consumer, self.registry.credentials())
@@ -485,6 +779,10 @@ class FeatureStore(AbstractContextManager["FeatureStore"]):
         for read in (read for read in usage.reads if read.outcome == "ok"):
             who = read.consumer or read.principal
             last[who] = max(read.last_read, last.get(who, read.last_read))
+        for live in live_reads(self._usage_folder):  # a running worker hands its counts over only now and then
+            if live.outcome == "ok" and live.ref.view_ref == ref and live.last_read >= since:
+                who = live.consumer or live.principal
+                last[who] = max(live.last_read, last.get(who, live.last_read))
         for who, instant in last.items():
             yield f"{who} read it on {from_micros(instant):%Y-%m-%d}"
         for gap in usage.coverage.gaps:

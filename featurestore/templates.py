@@ -18,7 +18,7 @@ environment = "dev"
 [serving]
 grpc_port = 6565
 http_port = 6566
-auth = "none"    # "token" asks every caller for a registry token
+auth = "none"    # "required" asks every caller who they are: a token, a JSON Web Token or a certificate
 """
 
 _FEATURES = '''\

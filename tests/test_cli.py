@@ -26,7 +26,7 @@ def test_the_main_job_from_the_command_line(run, project):
     code, out, err = run("plan")
     assert (code, "create       view weather@v1" in out, "Run `featurestore apply`" in err) == (0, True, True)
     assert run("apply", "-m", "first")[0] == 0
-    assert run("ingest")[1].split()[-6:] == ["3", "3", "0", "0", "0", "0"]
+    assert run("ingest")[1].split()[-7:] == ["3", "3", "0", "0", "0", "0", "0"]
     assert run("materialize")[0] == 0
     code, out, _ = run("get", "model_features", "-k", "origin=JFK", "-r", "bonus=1.5", "--format", "json")
     answer = json.loads(out)

@@ -112,7 +112,7 @@ def test_schema_is_asked_for_once_and_again_when_it_is_stale():
         second.throw(StaleSchemaError("old again"))
 
 
-def test_a_read_is_repeated_once_when_no_server_answered_and_a_write_never():
+def test_what_no_server_answered_is_repeated_once_unless_it_is_a_write_without_an_id():
     talk = dialogue()
     read = talk.status()
     assert not next(read).wait
@@ -125,6 +125,10 @@ def test_a_read_is_repeated_once_when_no_server_answered_and_a_write_never():
     assert write.send(fields.SerializeToString()).method == "Write"
     with pytest.raises(UnavailableError):
         write.throw(UnavailableError("gone"))
+    write = talk.write("v", {"a": [1]}, b"id")
+    sent = next(write)
+    again = write.throw(UnavailableError("gone"))
+    assert (again.method, again.body, again.wait) == ("Write", sent.body, True)
 
 
 @pytest.mark.parametrize("error", [DeadlineExceededError("late"), ResourceExhaustedError("busy")])

@@ -28,7 +28,7 @@ def test_a_name_is_enough(project):
     assert settings.project.name == "flights"
     assert settings.project.definitions == "features.py"
     assert settings.project.environment == "dev"
-    assert settings.offline.engine == "duckdb"
+    assert settings.offline.engine == "kernel"
     assert settings.serving.auth == "none"
     assert settings.serving.host == "127.0.0.1"
     assert settings.root == project()
@@ -40,13 +40,13 @@ def test_everything_can_be_said(project):
         project(
             '[project]\nname = "p"\ndefinitions = "defs.py"\nenvironment = "prod"\n'
             '[registry]\nurl = "postgresql://db/registry"\n'
-            '[offline]\nbuckets = 4\n[serving]\ngrpc_port = 0\nauth = "token"\ntls_key = "k.pem"\n'
+            '[offline]\nbuckets = 4\n[serving]\ngrpc_port = 0\nauth = "required"\n[serving.tls]\ncertificate = "c.pem"\nkey = "k.pem"\n'
         )
     )
     assert (settings.project.definitions, settings.project.environment) == ("defs.py", "prod")
     assert settings.registry_url == "postgresql://db/registry"
     assert settings.offline.buckets == 4
-    assert (settings.serving.grpc_port, settings.serving.auth, settings.serving.tls_key) == (0, "token", "k.pem")
+    assert (settings.serving.grpc_port, settings.serving.auth, settings.serving.tls.key) == (0, "required", "k.pem")
 
 
 def test_a_registry_path_is_relative_to_the_project(project):
@@ -118,9 +118,10 @@ def test_no_project_says_what_to_do(tmp_path):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (MINIMAL + '[serving]\nauth = "tokens"\n', "There is: none, token."),
+        (MINIMAL + '[serving]\nauth = "tokens"\n', "There is: none, required."),
         (MINIMAL + "[serving]\ngrpc_port = 99999\n", "<= 65535"),
         (MINIMAL + "[offline]\nbuckets = 0\n", ">= 1"),
+        (MINIMAL + "[offline]\nbuckets = 12\n", "power of two"),
         (MINIMAL + "[serving]\nusage_seconds = 0\n", "> 0"),
         ("", "Write at least: [project]"),
     ],
@@ -129,3 +130,16 @@ def test_a_value_out_of_range_says_what_may_stand_there(project, text, said):
     with pytest.raises(ConfigError) as error:
         load_settings(project(text))
     assert said in str(error.value)
+
+
+def test_a_connection_is_as_in_the_file_or_as_in_the_environment(project, monkeypatch):
+    settings = load_settings(project(MINIMAL + '[connections]\nwarehouse = "postgresql://reader@db/sales"\n'))
+    assert settings.connection("warehouse") == "postgresql://reader@db/sales"
+    monkeypatch.setenv("FEATURESTORE_CONNECTION_WAREHOUSE", "postgresql://reader@replica/sales")
+    assert settings.connection("warehouse") == "postgresql://reader@replica/sales"
+
+
+def test_an_unknown_connection_names_the_nearest_and_how_to_say_it(project):
+    settings = load_settings(project(MINIMAL + '[connections]\nwarehouse = "postgresql://reader@db/sales"\n'))
+    with pytest.raises(ConfigError, match=r"Did you mean 'warehouse'.*FEATURESTORE_CONNECTION_WAREHOSE"):
+        settings.connection("warehose")

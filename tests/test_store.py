@@ -18,7 +18,7 @@ from featurestore.errors import (
     InvalidArgumentError,
     NotFoundError,
 )
-from featurestore.flow.writers import set_clock
+from featurestore.flow.clock_mark import set_clock
 from featurestore.types import to_micros
 
 HOUR = timedelta(hours=1)
@@ -116,6 +116,16 @@ def test_a_pushed_row_is_in_the_next_training_set(store):
     assert store.get_online_features(["payments:sum_amount_30000d"], {"user_id": [1]}).to_dict() == {
         "sum_amount_30000d": [2.5]
     }
+
+
+def test_a_stream_reads_as_one_read_does_and_counts_its_rows_once(filled, tmp_path):
+    keys = pa.table(spine(NOON - 3 * HOUR, NOON - 1.5 * HOUR, NOON))
+    streamed = filled.stream_historical_features(keys.to_reader(max_chunksize=2), ["weather:temp"])
+    assert streamed.to_parquet(tmp_path / "train.parquet").rows == 3
+    assert pl.read_parquet(tmp_path / "train.parquet")["temp"].to_list() == [50.0, 50.0, 55.5]
+    filled.collect_usage()
+    (read,) = filled.lineage.usage("weather@v1:temp").reads
+    assert (read.mode, read.calls, read.entity_rows) == ("offline", 1, 3)
 
 
 def test_ingest_is_idempotent(filled):
@@ -241,6 +251,19 @@ def test_a_version_that_is_read_is_not_retired(filled):
     filled.retire("weather@v1", force="moved to another store")
     with pytest.raises(FailedPreconditionError, match="retired"):
         filled.get_online_features(["weather:temp"], {"origin": ["JFK"]})
+
+
+def test_a_reader_whose_process_still_holds_its_counts_keeps_a_version(filled, project):
+    """A running process hands its counts over only now and then: they are seen where they are, and stay there."""
+    (project / "features.py").write_text(FEATURES.replace('unit="degF"', 'unit="degC"'))
+    filled.apply()
+    filled.ingest("weather@v2")
+    filled.materialize("weather@v2")
+    with FeatureStore(project, consumer="another_job") as running:
+        running.get_online_features(["weather@v2:temp"], {"origin": ["JFK"]})
+        for _ in range(2):
+            with pytest.raises(FailedPreconditionError, match="another_job read it on"):
+                filled.retire("weather@v2")
 
 
 def test_reads_in_process_are_counted_per_feature_version(filled, project):

@@ -91,7 +91,9 @@ class Case:
         for number, function in enumerate(self.functions):
             for other, window in enumerate(WINDOWS):
                 for n in (None, 2) if function in ("first", "last") else (None,):
-                    for where in (None, *wheres) if self.functions == ("count",) else (None, wheres[(number + other) % 5]):
+                    for where in (
+                        (None, *wheres) if self.functions == ("count",) else (None, wheres[(number + other) % 5])
+                    ):
                         records.append(aggregation(function, self.dtype, window, n=n, where=where))
         return records
 

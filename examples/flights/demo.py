@@ -45,7 +45,7 @@ name = "flights"
 environment = "demo"
 
 [serving]
-auth = "token"
+auth = "required"
 usage_seconds = 2.0
 """
 

@@ -15,7 +15,7 @@ from typing import NoReturn
 
 import typer
 
-from featurestore.cli import datasets, definitions, reading, rows, serving, tokens
+from featurestore.cli import datasets, definitions, quality, reading, rows, serving, tokens, top
 from featurestore.cli.terminal import say
 from featurestore.errors import (
     AccessDeniedError,
@@ -26,6 +26,7 @@ from featurestore.errors import (
     FeatureStoreError,
     InvalidArgumentError,
     NotFoundError,
+    QuarantinedError,
     UnauthenticatedError,
     UnavailableError,
 )
@@ -33,6 +34,7 @@ from featurestore.errors import (
 TRACEBACK = "FEATURESTORE_TRACEBACK"
 EXIT_CODES: tuple[tuple[type[FeatureStoreError], int], ...] = (
     (DefinitionError, 3),
+    (QuarantinedError, 1),
     (InvalidArgumentError, 2),
     (NotFoundError, 4),
     (AccessDeniedError, 5),
@@ -50,9 +52,10 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for part in (definitions, rows, reading, serving):
+for part in (definitions, rows, quality, reading, serving, top):
     app.add_typer(part.app)
 app.add_typer(datasets.app, name="datasets")
+app.add_typer(quality.quarantine, name="quarantine")
 app.add_typer(tokens.app, name="token")
 
 

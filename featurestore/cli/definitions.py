@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from featurestore.cli.quality import print_profile
 from featurestore.cli.terminal import Format, Output, Project, View, open_store, print_json, print_rows, say
-from featurestore.errors import NotFoundError
+from featurestore.errors import InvalidArgumentError, NotFoundError
 
 if TYPE_CHECKING:
     from featurestore.registry.plan import ChangePlan
     from featurestore.store import FeatureStore
+    from lineage import Impact
 
 app = typer.Typer()
 
@@ -63,7 +65,8 @@ def plan(
 ) -> None:
     """Show what `apply` would do: what is created, which versions appear, who reads what changes."""
     with open_store(project) as store:
-        _print_plan(store.plan(file), output, done=False)
+        planned = store.plan(file)
+        _print_plan(planned, output, done=False, hits=_hits(store, planned))
 
 
 @app.command()
@@ -124,10 +127,17 @@ def list_objects(
 @app.command()
 def show(
     name: Annotated[str, typer.Argument(help="A view, version, feature, service, consumer or entity.")],
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Of a view: what its values are like, now and before.")
+    ] = False,
     project: Project = None,
+    output: Annotated[Format, typer.Option("--format", help="How a profile is written.")] = Format.table,
 ) -> None:
-    """Show one object as JSON, as it is registered."""
+    """Show one object as JSON, as it is registered; or the newest profile of a view."""
     with open_store(project) as store:
+        if profile:
+            print_profile(store, name, output)
+            return
         print_json({"object": name, **_object(store, name)})
 
 
@@ -141,13 +151,35 @@ def search(text: str, project: Project = None, output: Output = Format.table) ->
             raise typer.Exit(1)
 
 
-def _print_plan(plan: ChangePlan, output: Format, *, done: bool) -> None:
+def _hits(store: FeatureStore, plan: ChangePlan) -> dict[str, Impact]:
+    """Return view -> what a change of it hits, for the views of a plan that are there already."""
+    known = store.snapshot().document.views
+    views = {c.object.removeprefix("view ").partition("@")[0] for c in plan.changes if c.object.startswith("view ")}
+    try:
+        return {view: store.lineage.impact(f"view:{view}", change="meaning") for view in sorted(views & set(known))}
+    except InvalidArgumentError as error:  # a registry that keeps no usage
+        say(f"note: who reads it is not known. {error}")
+        return {}
+
+
+def _live(hit: Impact) -> list[str]:
+    """Say who was seen to read a view: reader, version and environment, once each."""
+    reads = ((live.reader, live.read.feature.partition(":")[0], live.read.environment or "-") for live in hit.live)
+    return [f"{reader} ({version}, {environment})" for reader, version, environment in dict.fromkeys(reads)]
+
+
+def _print_plan(plan: ChangePlan, output: Format, *, done: bool, hits: Mapping[str, Impact] | None = None) -> None:
     if output is Format.json:
         changes = [
             {"kind": c.kind, "object": c.object, "detail": c.detail, "consumers": list(c.consumers)}
             for c in plan.changes
         ]
-        print_json({"base_revision": plan.base_revision, "changes": changes, "notes": list(plan.notes)})
+        impact = {
+            view: {"live": _live(hit), "tell": [contact.owner for contact in hit.contacts]}
+            for view, hit in (hits or {}).items()
+        }
+        answer = {"base_revision": plan.base_revision, "changes": changes, "notes": list(plan.notes)}
+        print_json({**answer, "impact": impact} if impact else answer)
         return
     for change in plan.changes:
         print(f"{change.kind:<12} {change.object}" + (f"  ({change.detail})" if change.detail else ""))
@@ -155,6 +187,18 @@ def _print_plan(plan: ChangePlan, output: Format, *, done: bool) -> None:
             fate = "moved" if change.kind == "promote" else "read by"
             stay = "" if change.kind == "promote" else "; they keep what they read until they are moved"
             print(f"{'':<12} {fate} {', '.join(change.consumers)}{stay}")
+    for view, hit in (hits or {}).items():
+        told = [contact.owner for contact in hit.contacts]
+        facts = {
+            "seen to read it": _live(hit),
+            "predictions": hit.predictions,
+            "datasets": hit.datasets,
+            "through predictions": [str(found.reader) for found in hit.transitive],
+            "tell": told,
+        }
+        shown = [f"{what} {', '.join(names)}" for what, names in facts.items() if names]
+        if shown:
+            print(f"{'impact':<12} view {view}: {'; '.join(shown)}")
     for note in plan.notes:
         print(f"{'note':<12} {note}")
     if not plan:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,15 +14,17 @@ from featurestore.cli.terminal import (
     FullNames,
     Output,
     Project,
+    column_values,
     one_of,
     open_store,
     print_json,
     print_rows,
     say,
 )
-from featurestore.errors import InvalidArgumentError, NotFoundError
+from featurestore.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
+    from featurestore.offline.training_stream import Progress
     from featurestore.store import FeatureStore
 
 app = typer.Typer()
@@ -48,7 +49,7 @@ def get(
         types = {name: dtype for k in plan.key_sets for name, dtype in zip(k.columns, k.dtypes, strict=True)}
         types |= dict(plan.request)
         rows = store.get_online_features(
-            wanted, _columns(key, types), request=_columns(request, types), full_feature_names=full
+            wanted, column_values(key, types), request=column_values(request, types), full_feature_names=full
         )
         _print_online(rows, output)
 
@@ -65,23 +66,36 @@ def training_set(
     consumer: Consumer = None,
     project: Project = None,
 ) -> None:
-    """Join features onto a spine as they were known at each of its rows' times."""
+    """Join features onto a spine as they were known at each of its rows' times; without --save it may be larger than memory."""
     from featurestore.offline.files import read_table, write_table
 
+    how: dict[str, Any] = {
+        "timestamp": timestamp,
+        "knowledge": one_of("knowledge", knowledge, ("as_known", "latest")),
+        "full_feature_names": full,
+    }
     with open_store(project, consumer) as store:
-        result = store.get_historical_features(
-            read_table(spine),
-            _wanted(store, features),
-            timestamp=timestamp,
-            knowledge=one_of("knowledge", knowledge, ("as_known", "latest")),
-            full_feature_names=full,
-        )
-        say(str(result.report))
-        if out:
-            write_table(result.to_arrow(), out)
+        wanted = _wanted(store, features)
         if save:
+            result = store.get_historical_features(read_table(spine), wanted, **how)
+            report, columns = result.report, result.table.column_names
+            if out:
+                write_table(result.table, out)
             store.save(save, result)
-        print_json({"rows": len(result.to_arrow()), "columns": result.to_arrow().column_names, "saved": save})
+        else:
+            batches = spine if spine.suffix == ".parquet" else read_table(spine)
+            stream = store.stream_historical_features(batches, wanted, progress=_say_progress, **how)
+            report, columns = stream.to_parquet(out) if out else stream.read(), stream.schema.names
+        say(str(report))
+        print_json({"rows": report.rows, "columns": columns, "saved": save})
+
+
+def _say_progress(progress: Progress) -> None:
+    """Say how far a training set is, once it is worth saying."""
+    share = f" of {progress.total:,}" if progress.total else ""
+    left = "" if not progress.remaining else f", {progress.remaining:,.0f} s to go"
+    if progress.rows != progress.total or progress.seconds > 1:
+        say(f"{progress.rows:,}{share} rows, {progress.rate:,.0f} a second{left}")
 
 
 def _wanted(store: FeatureStore, features: list[str]) -> str | list[str]:
@@ -100,38 +114,6 @@ def _wanted(store: FeatureStore, features: list[str]) -> str | list[str]:
         store.snapshot().service(features[0])
         return features[0]
     return features
-
-
-def _columns(pairs: Iterable[str] | None, types: Mapping[str, Any]) -> dict[str, list[Any]]:
-    columns: dict[str, list[Any]] = {}
-    for place, pair in enumerate(pairs or ()):
-        name, equals, text = pair.partition("=")
-        if not equals:
-            raise InvalidArgumentError(f"'{pair}' is not column=value.", place=f"--key[{place}]")
-        if name not in types:
-            raise NotFoundError.of("key or request column", name, types)
-        columns.setdefault(name, []).append(_value(types[name].name, text, pair))
-    return columns
-
-
-def _value(dtype: str, text: str, pair: str) -> Any:
-    """Read a command-line value as its declared type."""
-    from datetime import date, datetime
-    from decimal import Decimal
-
-    readers: dict[str, Any] = {
-        "string": str,
-        "binary": str.encode,
-        "bool": lambda t: {"true": True, "false": False}[t.lower()],
-        "date": date.fromisoformat,
-        "timestamp": datetime.fromisoformat,
-        "float32": float,
-        "float64": float,
-    }
-    try:
-        return readers.get(dtype, Decimal if dtype.startswith("decimal") else int)(text)
-    except (ValueError, KeyError, ArithmeticError) as error:
-        raise InvalidArgumentError(f"'{text}' is not {dtype}.", place=pair) from error
 
 
 def _print_online(rows: Any, output: Format) -> None:

@@ -19,7 +19,8 @@ def serve(
         int | None, typer.Option(min=-1, max=65535, help="0 takes a free one, -1 serves no HTTP.")
     ] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Reader processes.")] = None,
-    auth: Annotated[str | None, typer.Option(help="none (this machine only) or token.")] = None,
+    auth: Annotated[str | None, typer.Option(help="none (this machine only) or required.")] = None,
+    transport: Annotated[str | None, typer.Option(help="grpc_aio, or native where its wheel is installed.")] = None,
     clock: Annotated[str, typer.Option(help="system, or replay to play history.")] = "system",
     project: Project = None,
 ) -> None:
@@ -28,7 +29,8 @@ def serve(
     from featurestore.serving.settings import serve_settings
     from featurestore.serving.supervise import serve as run
 
-    given = {"host": host, "grpc_port": grpc_port, "http_port": http_port, "workers": workers, "auth": auth}
+    ports = {"grpc_port": grpc_port, "http_port": http_port}
+    given = {"host": host, **ports, "workers": workers, "auth": auth, "transport": transport}
     run(serve_settings(load_settings(project or find_project()), clock=clock, **given))  # type: ignore[arg-type]  # by name
 
 

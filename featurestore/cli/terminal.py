@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from featurestore.errors import InvalidArgumentError, nearest_name
+from featurestore.errors import InvalidArgumentError, NotFoundError, nearest_name
 
 if TYPE_CHECKING:
     from featurestore.store import FeatureStore
@@ -55,6 +55,41 @@ def one_of(what: str, given: str, allowed: Sequence[str]) -> Any:
     if given not in allowed:
         raise InvalidArgumentError(f"{what} is {' or '.join(allowed)}, not '{given}'.", place=f"--{what}")
     return given
+
+
+def column_values(
+    pairs: Iterable[str] | None, types: Mapping[str, Any], *, place: str = "--key"
+) -> dict[str, list[Any]]:
+    """Return the values of ``column=value`` words by column, in the types that the columns have."""
+    columns: dict[str, list[Any]] = {}
+    for number, pair in enumerate(pairs or ()):
+        name, equals, text = pair.partition("=")
+        if not equals:
+            raise InvalidArgumentError(f"'{pair}' is not column=value.", place=f"{place}[{number}]")
+        if name not in types:
+            raise NotFoundError.of("key or request column", name, types)
+        columns.setdefault(name, []).append(_value(types[name].name, text, pair))
+    return columns
+
+
+def _value(dtype: str, text: str, pair: str) -> Any:
+    """Read a command-line value as its declared type."""
+    from datetime import date, datetime
+    from decimal import Decimal
+
+    readers: dict[str, Any] = {
+        "string": str,
+        "binary": str.encode,
+        "bool": lambda t: {"true": True, "false": False}[t.lower()],
+        "date": date.fromisoformat,
+        "timestamp": datetime.fromisoformat,
+        "float32": float,
+        "float64": float,
+    }
+    try:
+        return readers.get(dtype, Decimal if dtype.startswith("decimal") else int)(text)
+    except (ValueError, KeyError, ArithmeticError) as error:
+        raise InvalidArgumentError(f"'{text}' is not {dtype}.", place=pair) from error
 
 
 def pulled_views(store: FeatureStore) -> list[str]:

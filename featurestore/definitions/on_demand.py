@@ -27,7 +27,7 @@ class OnDemandFeatureView(Selectable):
         tags: Free labels.
 
     Raises:
-        DefinitionError: A feature without an expression, or a name given twice.
+        DefinitionError: A feature without an expression or with expectations, or a name given twice.
     """
 
     name: str
@@ -45,6 +45,11 @@ class OnDemandFeatureView(Selectable):
         for feature in self.features:
             if not feature.expression:
                 raise DefinitionError(f"Feature '{self.name}:{feature.name}' has no expression.")
+            if feature.expect:
+                raise DefinitionError(
+                    f"Feature '{self.name}:{feature.name}' expects something, and no rows of it are ever accepted.",
+                    repair="Expect it of the inputs.",
+                )
         for column, dtype in self.request.items():
             check_name("Request column", column)
             DType.of(dtype)

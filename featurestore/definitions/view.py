@@ -10,6 +10,7 @@ from typing import Literal
 
 from featurestore.definitions.checks import check_apart, check_kind, check_name, check_unique, duration_micros
 from featurestore.definitions.entity import Entity
+from featurestore.definitions.expectation import Expectation, check_expectations
 from featurestore.definitions.feature import Feature
 from featurestore.definitions.source import Source
 from featurestore.definitions.window import Aggregation
@@ -95,9 +96,12 @@ class FeatureView(Selectable):
         description: One sentence for people.
         tags: Free labels.
         schedule: How often the source is pulled, for people and later for runners.
+        expect: What must hold of its rows before they are accepted; no part of the meaning.
+        columns: Columns of the source, each with its type, that filters of aggregates (`where`) read besides the aggregated ones.
 
     Raises:
-        DefinitionError: No features, mixed kinds, a name given twice, a feature named like a join key, or a bad duration.
+        DefinitionError: No features, mixed kinds, a name given twice, a feature named like a join key, a bad duration, or an
+            expectation that says nothing of a view.
     """
 
     name: str
@@ -112,6 +116,8 @@ class FeatureView(Selectable):
     description: str = ""
     tags: Mapping[str, str] = field(default_factory=dict)
     schedule: str = ""
+    expect: Sequence[Expectation] = ()
+    columns: Mapping[str, str | DType] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_name("View", self.name)
@@ -135,6 +141,7 @@ class FeatureView(Selectable):
             if name in self.entity.join_keys:
                 raise DefinitionError(f"Feature '{name}' has the name of a join key.", place=self.name)
         self._check_columns()
+        check_expectations(self.expect, self.name, None)
         duration_micros(self.ttl, f"The ttl of '{self.name}'")
         if self.is_windowed and self.ttl:
             raise DefinitionError(
@@ -152,8 +159,14 @@ class FeatureView(Selectable):
         """Refuse rows with two columns of one name, or one column of two types."""
         for column, dtype in self.event_key.items():
             check_name("Event key column", column)
-            DType.of(dtype)
+            if DType.of(dtype).is_nested:
+                raise DefinitionError(f"Event key '{column}' of '{self.name}' is {dtype}: a key is one exact value.")
+        if self.columns and not self.is_windowed:
+            raise DefinitionError(f"View '{self.name}' has columns for filters, and no aggregates.")
+        for column in self.columns:
+            check_name("Column", column)
         columns = {(f.column, DType.of(f.dtype)) for f in self.features if isinstance(f, Aggregation)}
+        columns |= {(column, DType.of(dtype)) for column, dtype in self.columns.items()}
         names = [name for name, _ in columns] or list(self.feature_names)
         columns_of_rows = (*self.entity.join_keys, *self.event_key, *names)
         check_unique("Column", columns_of_rows, self.name)

@@ -83,9 +83,13 @@ class Aggregation:
         if self.n is None:
             return
         if self.function not in ("first", "last"):
-            raise DefinitionError(f"'{self.function}' of column '{self.column}' has an n.", repair="Only first and last do.")
+            raise DefinitionError(
+                f"'{self.function}' of column '{self.column}' has an n.", repair="Only first and last do."
+            )
         if type(self.n) is not int or not 1 <= self.n <= MOST_VALUES:
-            raise DefinitionError(f"n of '{self.function}' of column '{self.column}' is {self.n!r}, not 1 to {MOST_VALUES}.")
+            raise DefinitionError(
+                f"n of '{self.function}' of column '{self.column}' is {self.n!r}, not 1 to {MOST_VALUES}."
+            )
 
     @property
     def feature_name(self) -> str:

@@ -7,11 +7,14 @@ that line. A process opens an environment once, however many stores ask for it, 
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -21,6 +24,7 @@ import lmdb
 
 from featurestore.errors import CorruptionError, FailedPreconditionError, ResourceExhaustedError
 from featurestore.online.store import TABLES, OnlineStore, Table
+from featurestore.online.turns import Turns
 
 FORMAT = b"featurestore-online/1"
 
@@ -29,6 +33,8 @@ _MAX_READERS = 1024
 _OWNER = 0o600  # rows are for their owner; the server is how others read them
 _FORMAT_KEY = b"format"
 _CURRENT = "CURRENT"
+_ENVIRONMENT = re.compile(r"env-([0-9]+)")
+_COPIED_AT_ONCE = 100_000  # entries of one commit of a rewrite
 _DAMAGED = (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError, lmdb.VersionMismatchError)
 _FULL = (lmdb.MapFullError, lmdb.DiskError, lmdb.TxnFullError)
 
@@ -38,10 +44,10 @@ class LmdbSnapshot:
 
     __slots__ = ("_path", "_tables", "_txn")
 
-    def __init__(self, environment: _Environment, *, write: bool = False) -> None:
+    def __init__(self, environment: _Environment) -> None:
         self._tables = environment.tables
         self._path = environment.path
-        self._txn = environment.handle.begin(environment.tables["rows"], write=write)
+        self._txn = environment.handle.begin(environment.tables["rows"])
 
     def get(self, table: Table, key: bytes) -> bytes | None:
         """Return the value of a key, or None."""
@@ -81,7 +87,20 @@ class LmdbSnapshot:
 class LmdbTransaction(LmdbSnapshot):
     """The one write in progress; it sees what it wrote."""
 
-    __slots__ = ()
+    __slots__ = ("_environment",)
+
+    def __init__(self, environment: _Environment, parent: Any = None) -> None:
+        self._environment = environment
+        self._tables = environment.tables
+        self._path = environment.path
+        self._txn = environment.handle.begin(environment.tables["rows"], parent=parent, write=True)
+
+    @contextmanager
+    def part(self) -> Iterator[LmdbTransaction]:
+        """Begin a part that an error inside undoes alone; until it ends it is used in the place of the whole."""
+        with LmdbTransaction(self._environment, self._txn) as part:
+            yield part
+            part.commit()
 
     def put(self, table: Table, key: bytes, value: bytes) -> None:
         """Set the value of a key."""
@@ -125,19 +144,61 @@ class LmdbStore(OnlineStore):
         if self._environment.readonly:
             raise FailedPreconditionError(f"The online store {self._environment.path} is open for reading only.")
         self._check_usable()
-        transaction = LmdbTransaction(self._environment, write=True)
+        with self._environment.turns:
+            transaction = LmdbTransaction(self._environment)
+            try:
+                yield transaction
+                transaction.commit()
+            except BaseException as error:
+                transaction.__exit__(None, None, None)
+                if isinstance(error, _FULL):
+                    at = self._environment.path
+                    raise ResourceExhaustedError(f"The online store {at} cannot grow: {error}.") from error
+                if isinstance(error, _DAMAGED):
+                    raise _damaged(self._environment.path, error) from error
+                raise
+
+    def writers(self) -> int:
+        """Return how many threads of this process write or wait to."""
+        return len(self._environment.turns)
+
+    def rewrite(self) -> None:
+        """Put every entry into a new environment, make that the current one and remove the old: no page of it is kept.
+
+        The caller is the only writer. The stores of this process follow at once, those of others when they `reopen`. Whenever it is
+        interrupted, one whole environment is current; the next rewrite removes what is left of others.
+
+        Raises:
+            ResourceExhaustedError: The disk is full; the old environment stays.
+        """
+        self._check_usable()
+        old = self._environment
+        directory = old.path.parent
+        _sweep(directory, keep=old.path.name)
+        path = directory / f"env-{_number(old.path.name) + 1}"
         try:
-            yield transaction
-            transaction.commit()
+            _copy(old, path)
         except _FULL as error:
-            transaction.__exit__(None, None, None)
-            raise ResourceExhaustedError(f"The online store {self._environment.path} cannot grow: {error}.") from error
-        except _DAMAGED as error:
-            transaction.__exit__(None, None, None)
-            raise _damaged(self._environment.path, error) from error
-        except BaseException:
-            transaction.__exit__(None, None, None)
-            raise
+            shutil.rmtree(path, ignore_errors=True)
+            raise ResourceExhaustedError(f"The online store {path} cannot be written: {error}.") from error
+        _replace(directory / _CURRENT, f"{path.name}\n")
+        for store in list(_STORES):
+            if store._environment is old:  # noqa: SLF001  # the class's own module
+                store.reopen()
+        _sweep(directory, keep=path.name)
+
+    def reopen(self) -> bool:
+        """Follow ``CURRENT`` if it names another environment by now, and say whether it does.
+
+        A snapshot in progress ends in the environment where it began, which is unmapped with the last of them.
+        """
+        old = self._environment
+        if self._why or (old.path.parent / _CURRENT).read_text().strip() == old.path.name:
+            return False
+        self._environment = _acquire_current(old.path.parent, readonly=old.readonly)
+        self.read = partial(LmdbSnapshot, self._environment)
+        _leave(old)
+        return True
 
     def close(self) -> None:
         """Release the store; the last one of a process closes the environment."""
@@ -177,11 +238,7 @@ def open_lmdb(directory: Path, *, readonly: bool = False) -> LmdbStore:
                 repair="Run `featurestore materialize` or `featurestore write`.",
             )
         _create(directory)
-    name = current.read_text().strip()
-    path = directory / name
-    if not name or "/" in name or not (path / "data.mdb").exists():
-        raise CorruptionError(f"{current} names '{name}', which is not there.", place=str(current))
-    return LmdbStore(_acquire(path.resolve(), readonly=readonly))
+    return LmdbStore(_acquire_current(directory, readonly=readonly))
 
 
 @dataclass
@@ -193,11 +250,30 @@ class _Environment:
     handle: Any
     tables: dict[str, Any]
     users: int = field(default=0)
+    turns: Turns = field(default_factory=Turns)
 
 
 _OPEN: dict[Path, _Environment] = {}
 _OPEN_LOCK = threading.Lock()
 _STORES: WeakSet[LmdbStore] = WeakSet()
+
+
+def _acquire_current(directory: Path, *, readonly: bool) -> _Environment:
+    """Open the environment that CURRENT names; again, if a rewrite has removed it in between."""
+    current = directory / _CURRENT
+    while True:
+        name = current.read_text().strip()
+        path = directory / name
+        is_there = name and "/" not in name and (path / "data.mdb").exists()
+        try:
+            if is_there:
+                return _acquire(path.resolve(), readonly=readonly)
+        except CorruptionError:
+            if current.read_text().strip() == name:
+                raise
+        else:
+            if current.read_text().strip() == name:
+                raise CorruptionError(f"{current} names '{name}', which is not there.", place=str(current))
 
 
 def _acquire(path: Path, *, readonly: bool) -> _Environment:
@@ -217,6 +293,47 @@ def _release(environment: _Environment) -> None:
         if environment.users == 0 and _OPEN.get(environment.path) is environment:
             del _OPEN[environment.path]
             environment.handle.close()
+
+
+def _leave(environment: _Environment) -> None:
+    """Give an environment up without closing it: snapshots in progress keep it until they end."""
+    with _OPEN_LOCK:
+        environment.users -= 1
+        if environment.users == 0 and _OPEN.get(environment.path) is environment:
+            del _OPEN[environment.path]
+
+
+def _number(name: str) -> int:
+    named = _ENVIRONMENT.fullmatch(name)
+    return int(named[1]) if named else 0
+
+
+def _sweep(directory: Path, *, keep: str) -> None:
+    """Remove the environments that are not current."""
+    for path in directory.iterdir():
+        if _ENVIRONMENT.fullmatch(path.name) and path.name != keep:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _copy(old: _Environment, path: Path) -> None:
+    """Put every entry of an environment, in its order, into one that was never anything else.
+
+    LMDB's own compacting copy takes whole pages, with what is left in them of entries that were deleted.
+    """
+    path.mkdir()
+    handle = lmdb.open(str(path), map_size=_MAP_SIZE, max_dbs=len(TABLES), mode=_OWNER)
+    try:
+        with old.handle.begin() as source:
+            for name, table in old.tables.items():
+                entries = iter(source.cursor(table))
+                target = handle.open_db(name.encode())
+                while batch := list(islice(entries, _COPIED_AT_ONCE)):
+                    with handle.begin(target, write=True) as txn, txn.cursor() as cursor:
+                        cursor.putmulti(batch, append=True)
+        handle.sync(True)
+    finally:
+        handle.close()
+    _sync_folder(path)
 
 
 def _open(path: Path, *, readonly: bool) -> _Environment:
@@ -279,7 +396,11 @@ def _replace(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     draft.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(path: Path) -> None:
+    folder = os.open(path, os.O_RDONLY)
     try:
         os.fsync(folder)
     finally:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from featurestore.client import ReadShape
 from featurestore.decoding import OnlineRows, decode
 from featurestore.keys import encode_request
 from featurestore.online.keyspaces import has_keyspaces
 from featurestore.online.lmdb import open_lmdb
 from featurestore.online.reader import OnlineReader, schema_message
+from featurestore.online.store import Snapshot, read_head
 from featurestore.planning import ReadPlan
 from featurestore.refs import ViewRef
 from featurestore.v1 import serving_pb2 as pb
+
+_T = TypeVar("_T")
 
 
 def read_in_process(
@@ -38,6 +40,8 @@ def read_in_process(
         FailedPreconditionError: A view was never filled; names the command that does.
         InvalidArgumentError: A column is missing or unknown, a key is null, or a value of another type; says where.
     """
+    from featurestore.client import ReadShape  # it brings grpc along, which the other functions here do without
+
     schema = schema_message(plan)
     message = pb.ReadRequest.FromString(ReadShape.of(schema).pack(keys, request))
     store = open_lmdb(folder)  # not read-only: a writer of this process may have it open, or open it next
@@ -49,6 +53,15 @@ def read_in_process(
         store.close()
 
 
+def clock_of(folder: Path) -> int:
+    """Return the clock of an online store, microseconds UTC; 0 before it was ever set.
+
+    Args:
+        folder: Folder of the online store.
+    """
+    return _ask(folder, lambda snapshot: read_head(snapshot).clock) or 0
+
+
 def was_written(folder: Path, ref: ViewRef) -> bool:
     """Say whether rows of a view version were accepted, although they may still be in the row log alone.
 
@@ -56,11 +69,25 @@ def was_written(folder: Path, ref: ViewRef) -> bool:
         folder: Folder of the online store; it need not be there.
         ref: The view version.
     """
+    return bool(_ask(folder, lambda snapshot: has_keyspaces(snapshot, ref)))
+
+
+def has_logged_rows(folder: Path) -> bool:
+    """Say whether the row log holds accepted rows that may not be in the offline tables yet.
+
+    Args:
+        folder: Folder of the online store; it need not be there.
+    """
+    return bool(_ask(folder, lambda snapshot: any(True for _ in snapshot.scan("log", b"", b"\xff"))))
+
+
+def _ask(folder: Path, question: Callable[[Snapshot], _T]) -> _T | None:
+    """Ask the store something; the answer is None when there is no store."""
     if not folder.exists():
-        return False
+        return None
     store = open_lmdb(folder)
     try:
         with store.read() as snapshot:
-            return has_keyspaces(snapshot, ref)
+            return question(snapshot)
     finally:
         store.close()

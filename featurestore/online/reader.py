@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import starmap
 
@@ -17,8 +17,8 @@ import numpy as np
 
 from featurestore.errors import FailedPreconditionError, InvalidArgumentError
 from featurestore.expressions import Column
-from featurestore.lanes import LaneColumn, WireColumn
-from featurestore.online.codec import RowLayout, event_times, varint
+from featurestore.lanes import WireColumn
+from featurestore.online.codec import RowLayout, unpack_event_times, varint
 from featurestore.online.keyspaces import find_keyspace
 from featurestore.online.on_demand import PreparedOnDemand, on_demand_layout, request_columns, typed_column
 from featurestore.online.store import Head, OnlineStore, Snapshot, read_head
@@ -33,6 +33,23 @@ Clock = Callable[[], int]
 
 _TAIL = struct.Struct("<BqBQ")
 _VIEW_TAG, _TIME_TAG, _POSITION_TAG = b"\x0a", 0x11, 0x19
+
+
+@dataclass(slots=True)
+class Seen:
+    """What the reads of one view have found since somebody looked; counted in passing, by plain numbers.
+
+    Attributes:
+        rows: Rows that were asked for.
+        missing: Of entities without a row.
+        expired: Older than the ttl.
+        newest: The first row of the latest read, and the instant t of that read; None before the first.
+    """
+
+    rows: int = 0
+    missing: int = 0
+    expired: int = 0
+    newest: tuple[bytes, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +115,10 @@ class OnlineReader:
             answered += _computed(prepared, rows, request, t=t, count=count)
         return _response(answered, t, head.pushed_seq)
 
+    def follow(self) -> bool:
+        """Follow the store if it was rewritten elsewhere, and say whether it was; cheap enough to be asked often."""
+        return self._store.reopen()
+
     def head(self) -> Head:
         """Return the state of the store: its position and its clock."""
         with self._store.read() as snapshot:
@@ -141,21 +162,30 @@ class _StoredView:
     missing: bytes
     expired: bytes
     project: Callable[[bytes], bytes] | None
+    seen: Seen = field(default_factory=Seen)
 
     def rows(self, snapshot: Snapshot, keys: Sequence[bytes], t: int) -> list[bytes]:
         """Return the stored row of each entity, or a template."""
         stored = snapshot.multi_get("rows", self.prefix, keys)
         rows = [row or self.missing for row in stored] if None in stored else stored
+        seen = self.seen
+        seen.rows += len(rows)
+        if rows is not stored:
+            seen.missing += stored.count(None)
+        elif rows:
+            seen.newest = (rows[0], t)  # type: ignore[assignment]  # no None is left
         if self.ttl is not None:
             rows = self._expire(rows, t - self.ttl)  # type: ignore[arg-type]  # no None is left
         return list(map(self.project, rows)) if self.project else rows  # type: ignore[arg-type, return-value]  # likewise
 
     def _expire(self, rows: list[bytes], oldest: int) -> list[bytes]:
-        late = event_times(rows) < oldest
-        if not late.any():
+        times = unpack_event_times(rows)
+        if not rows or min(times) >= oldest:
             return rows
-        pairs = zip(rows, late.tolist(), strict=True)
-        return [self.expired if old and row is not self.missing else row for row, old in pairs]
+        missing, expired = self.missing, self.expired
+        aged = [row if time >= oldest or row is missing else expired for row, time in zip(rows, times, strict=True)]
+        self.seen.expired += aged.count(expired)
+        return aged
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,14 +197,17 @@ class _WindowedView:
     layout: RowLayout
     pages: PageLayout
     aggregations: list[AggregationRecord]
+    seen: Seen = field(default_factory=Seen)
 
     def rows(self, snapshot: Snapshot, keys: Sequence[bytes], t: int) -> list[bytes]:
         """Return the aggregates of each entity's windows that end at t."""
+        self.seen.rows += len(keys)
         window = max(a.time_window for a in self.aggregations)
         events = gather_events(snapshot, self.prefix, self.pages, keys, t=t, window=window)
         at = np.full(len(keys), t, np.int64)
         folded = fold_windows(events, self.aggregations, entity=np.arange(len(keys)), at=at)
-        return self.layout.encode(at, [LaneColumn(column.values, column.valid) for column in folded])
+        slots = zip(folded, self.layout.slots, strict=True)
+        return self.layout.encode(at, [column.lane(slot.dtype) for column, slot in slots])
 
 
 def _prepare_view(snapshot: Snapshot, view: PlannedView) -> _StoredView | _WindowedView:

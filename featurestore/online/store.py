@@ -85,6 +85,9 @@ class Transaction(Snapshot, Protocol):
     def delete(self, table: Table, key: bytes) -> None:
         """Remove a key; nothing happens when it is not there."""
 
+    def part(self) -> AbstractContextManager[Transaction]:
+        """Begin a part that an error inside undoes alone; until it ends it is used in the place of the whole."""
+
 
 class OnlineStore(Protocol):
     """A place for online rows, the row log and what the writer remembers."""
@@ -93,7 +96,18 @@ class OnlineStore(Protocol):
         """Begin a snapshot; leaving it frees it."""
 
     def write(self) -> AbstractContextManager[Transaction]:
-        """Begin the only write; leaving it commits durably, an error inside undoes all of it."""
+        """Begin the only write; leaving it commits durably, an error inside undoes all of it.
+
+        Threads of one process get it in the order in which they asked.
+        """
+
+    def writers(self) -> int:
+        """Return how many threads of this process write or wait to: long work writes less at once while there are others."""
+        return 0
+
+    def reopen(self) -> bool:
+        """Follow the store to where a rewrite moved it, and say whether it did; snapshots in progress end where they began."""
+        return False
 
     def close(self) -> None:
         """Release the store; snapshots must have ended."""

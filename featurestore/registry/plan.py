@@ -17,6 +17,8 @@ from featurestore.definitions import (
     OnDemandFeatureView,
 )
 from featurestore.definitions.checks import check_unique
+from featurestore.definitions.expectation import expectation_of
+from featurestore.definitions.fingerprint import source_meaning
 from featurestore.errors import DefinitionError, FailedPreconditionError, NotFoundError
 from featurestore.refs import FeatureRef, ViewRef
 from featurestore.registry.resolution import Resolver
@@ -29,6 +31,7 @@ from featurestore.registry.snapshot import (
     FeatureRecord,
     RegistrySnapshot,
     ServiceRecord,
+    SourceRecord,
     ViewRecord,
 )
 from featurestore.registry.storage import LoggedChange
@@ -81,7 +84,7 @@ def plan_changes(
     snapshot: RegistrySnapshot,
     definitions: Iterable[Definition],
     *,
-    check_source: Callable[[str, ViewRecord], None],
+    check_source: Callable[[str, ViewRecord], SourceRecord | None],
     is_filled: Callable[[ViewRef], bool],
 ) -> ChangePlan:
     """Compare definitions with what is registered.
@@ -89,8 +92,9 @@ def plan_changes(
     Args:
         snapshot: What is registered.
         definitions: What the file defines, in any order.
-        check_source: Called with the name and record of every view that is new or changed; raises DefinitionError when its
-            columns are not in the source or its SQL does not resolve.
+        check_source: Called with the name and record of every view that is new or changed; returns its source with the columns
+            that it has now (None: as it is); raises DefinitionError when its columns are not in the source or its SQL does not
+            resolve.
         is_filled: Says whether a view version has rows.
 
     Raises:
@@ -98,6 +102,7 @@ def plan_changes(
         NotFoundError: A reference names nothing; says the nearest name.
     """
     sorted_out = _by_kind(definitions)
+    _check_entities(sorted_out)
     resolver = Resolver(snapshot, is_filled)
     for entity in sorted_out[Entity]:
         resolver.add_entity(entity)
@@ -111,7 +116,7 @@ def plan_changes(
         resolver.add_consumer(consumer)
     document = resolver.document()
     _check_readable(document)
-    _check_sources(snapshot.document, document, check_source)
+    document = _with_columns(snapshot.document, document, check_source)
     changes = tuple(_changes(snapshot.document, document))
     return ChangePlan(snapshot.revision, document, changes, tuple(_notes(snapshot.document, sorted_out)))
 
@@ -201,6 +206,30 @@ def register_dataset(snapshot: RegistrySnapshot, name: str, record: DatasetRecor
     return ChangePlan(snapshot.revision, new, (Change("save", f"dataset {name}", f"{record.rows} rows"),))
 
 
+def drop_dataset(snapshot: RegistrySnapshot, name: str, *, reason: str = "") -> ChangePlan:
+    """Plan to forget a saved training set, if it is registered.
+
+    Args:
+        snapshot: What is registered.
+        name: The dataset.
+        reason: Why it goes although a manifest names it, for the change log; empty where none does.
+
+    Raises:
+        FailedPreconditionError: The manifest of a consumer names it, and no reason is given.
+    """
+    document = snapshot.document
+    trained = tuple(sorted(key for key, consumer in document.consumers.items() if consumer.dataset == name))
+    if trained and not reason:
+        raise FailedPreconditionError(
+            f"Dataset '{name}' is what {', '.join(trained)} was trained on.",
+            repair=f"Run `featurestore datasets delete {name} --force REASON`.",
+        )
+    kept = {key: record for key, record in document.datasets.items() if key != name}
+    new = msgspec.structs.replace(document, datasets=kept)
+    change = Change("delete", f"dataset {name}", reason, trained)
+    return ChangePlan(snapshot.revision, new, (change,) if name in document.datasets else ())
+
+
 def replace_version(document: Document, ref: ViewRef, record: ViewRecord) -> Document:
     """Return the document with one view version exchanged."""
     versions = document.views[ref.view]
@@ -222,6 +251,23 @@ def _by_kind(definitions: Iterable[Definition]) -> dict[type, list[Any]]:
     return kinds
 
 
+def _check_entities(sorted_out: Mapping[type, list[Any]]) -> None:
+    """Refuse two entities of one name with different keys: they would be two things."""
+    keys: dict[str, tuple[tuple[str, str], ...]] = {}
+    for entity in (*sorted_out[Entity], *(view.entity for view in sorted_out[FeatureView])):
+        known = keys.setdefault(entity.name, entity.keys)
+        if known != entity.keys:
+            raise DefinitionError(
+                f"Entity '{entity.name}' has the keys {_key_list(known)}, and elsewhere {_key_list(entity.keys)}.",
+                place=f"entity {entity.name}",
+                repair="Define it once, or give one another name.",
+            )
+
+
+def _key_list(keys: Sequence[tuple[str, str]]) -> str:
+    return ", ".join(f"{name} {dtype}" for name, dtype in keys)
+
+
 def _check_readable(document: Document) -> None:
     """Refuse a document that would not be read back as it is, such as one with a number for a tag."""
     try:
@@ -230,11 +276,19 @@ def _check_readable(document: Document) -> None:
         raise DefinitionError(f"A definition says something that cannot be kept: {error}.") from error
 
 
-def _check_sources(old: Document, new: Document, check: Callable[[str, ViewRecord], None]) -> None:
+def _with_columns(old: Document, new: Document, check: Callable[[str, ViewRecord], SourceRecord | None]) -> Document:
+    """Check the source of every view that is new or changed and keep the columns it has now; all others keep what they had."""
     before = dict(RegistrySnapshot(old).view_versions())
     for ref, record in RegistrySnapshot(new).view_versions():
-        if record.source is not None and record != before.get(ref):
-            check(ref.view, record)
+        if record.source is None:
+            continue
+        known = before.get(ref)
+        same = known and known.source and known.source.defined() == record.source.defined()
+        source = known.source if known and same else record.source
+        if msgspec.structs.replace(record, source=source) != known:
+            source = check(ref.view, record) or source
+        new = replace_version(new, ref, msgspec.structs.replace(record, source=source))
+    return new
 
 
 def _changes(old: Document, new: Document) -> Iterator[Change]:
@@ -261,12 +315,33 @@ def _changed_version(
         added = [feature.name for feature in record.features if before.feature(feature.name) is None]
         if added:
             yield Change("add feature", f"view {ref}", ", ".join(added))
-        informative = [name for name in record.__struct_fields__ if name not in ("features", "source")]
+        informative = [name for name in record.__struct_fields__ if name not in ("features", "source", "expectations")]
         changed = [name for name in informative if getattr(before, name) != getattr(record, name)]
-        changed += ["source path"] if before.source != record.source else []
-        changed += [feature.name for feature in before.features if record.feature(feature.name) != feature]
+        changed += list(_source_changes(before.source, record.source))
+        changed += [f.name for f in before.features if _told(record.feature(f.name)) != _told(f)]
+        changed += list(_expectation_changes(before, record))
         if changed:
             yield Change("update", f"view {ref}", ", ".join(changed))
+
+
+def _told(feature: FeatureRecord | None) -> FeatureRecord | None:
+    """Return a feature without its expectations, whose changes are told in words."""
+    return feature and msgspec.structs.replace(feature, expectations=())
+
+
+def _expectation_changes(old: ViewRecord, new: ViewRecord) -> Iterator[str]:
+    """Say what is expected of rows now, and what no longer is."""
+    of_features = [(f.name, f.expectations, known.expectations) for f in old.features if (known := new.feature(f.name))]
+    for name, before, after in (("rows", old.expectations, new.expectations), *of_features):
+        yield from (f"{name}: no longer {expectation_of(document)}" for document in before if document not in after)
+        yield from (f"{name}: expects {expectation_of(document)}" for document in after if document not in before)
+
+
+def _source_changes(old: SourceRecord | None, new: SourceRecord | None) -> Iterator[str]:
+    """Say what is different about a source that means the same: where it lies, or the columns it has."""
+    if old != new:
+        same_place = old and new and old.defined() == new.defined()
+        yield "source columns" if same_place else "source path"
 
 
 def _meaning_changes(old: ViewRecord, new: ViewRecord) -> Iterator[str]:
@@ -275,9 +350,10 @@ def _meaning_changes(old: ViewRecord, new: ViewRecord) -> Iterator[str]:
         if getattr(old, name) != getattr(new, name):
             yield f"{name}: {_shown(name, getattr(old, name))} -> {_shown(name, getattr(new, name))}"
     if old.source and new.source:
-        for name in ("kind", "name", "query", "event_timestamp", "created_timestamp"):
-            if getattr(old.source, name) != getattr(new.source, name):
-                yield f"source {name}: {getattr(old.source, name)!s:.60} -> {getattr(new.source, name)!s:.60}"
+        before, after = (source_meaning(msgspec.to_builtins(source)) for source in (old.source, new.source))
+        for name in dict.fromkeys((*before, *after)):
+            if before.get(name) != after.get(name):
+                yield f"source {name}: {before.get(name)!s:.60} -> {after.get(name)!s:.60}"
     for feature in old.features:
         known = new.feature(feature.name)
         yield from _feature_changes(feature, known) if known else (f"{feature.name}: removed",)
@@ -302,7 +378,9 @@ def _feature_changes(old: FeatureRecord, new: FeatureRecord) -> Iterator[str]:
 
 def _written(value: str | AggregationRecord | None) -> str:
     if isinstance(value, AggregationRecord):
-        return f"{value.function} of {value.column} over {value.time_window * MICROSECOND}"
+        listed = f" {value.n}" if value.n else ""
+        where = f" where {value.where.sql}" if value.where else ""
+        return f"{value.function}{listed} of {value.column}{where} over {value.time_window * MICROSECOND}"
     return value or "-"
 
 

@@ -16,6 +16,7 @@ from featurestore.definitions import (
     Aggregation,
     Consumer,
     Entity,
+    Expectation,
     Feature,
     FeatureSelection,
     FeatureService,
@@ -37,6 +38,7 @@ from featurestore.registry.snapshot import (
     EntityRecord,
     ExpressionRecord,
     FeatureRecord,
+    FilterRecord,
     RegistrySnapshot,
     ServiceRecord,
     SourceRecord,
@@ -247,6 +249,13 @@ class Resolver:
         types = {**request, **{name: record.dtype for name, record in stored.items()}}
         parsed = {f.name: parse_expression(f.expression or "", columns=types) for f in view.features}
         used = {name for expression in parsed.values() for name in expression.columns}
+        nested = [name for name in types if name in used | set(request) and DType(types[name]).is_nested]
+        if nested:
+            raise DefinitionError(
+                f"'{nested[0]}' of '{view.name}' is {types[nested[0]]}; expressions read single values.",
+                place=view.name,
+                repair="Make a feature of the part that is needed in the view's source.",
+            )
         meanings = {**request, **{name: record.fingerprint for name, record in stored.items()}}
         features = tuple(_computed(f, parsed[f.name], meanings) for f in view.features)
         return ViewRecord(
@@ -319,9 +328,10 @@ def stored_view(view: FeatureView) -> ViewRecord:
         "event_key": tuple((name, DType.of(dtype).name) for name, dtype in view.event_key.items()),
         "backfilled_until": to_micros(view.backfilled_until) if view.backfilled_until else None,
     }
+    filterable = _filterable(view)
     return ViewRecord(
         kind="window" if view.is_windowed else "batch",
-        features=tuple(_stored_feature(feature, facts, source) for feature in view.features),
+        features=tuple(_stored_feature(feature, facts, source, filterable) for feature in view.features),
         entity=view.entity.name,
         source=msgspec.convert(source, SourceRecord),
         access=view.access,
@@ -329,6 +339,7 @@ def stored_view(view: FeatureView) -> ViewRecord:
         description=view.description,
         tags=dict(view.tags),
         schedule=view.schedule,
+        expectations=_expectations(view.expect),
         **facts,
     )
 
@@ -344,7 +355,7 @@ def keeps_meaning(old: ViewRecord, new: ViewRecord) -> bool:
 
 
 def _aggregated(view: ViewRecord) -> set[str]:
-    return {feature.aggregation.column for feature in view.features if feature.aggregation}
+    return {name for feature in view.features if feature.aggregation for name, _ in feature.aggregation.columns}
 
 
 def means_the_same(old: ViewRecord, new: ViewRecord) -> bool:
@@ -384,18 +395,59 @@ def _at_kept(item: Selected, kept: Sequence[FeatureRef]) -> Selected:
     return replace(item, ref=replace(item.ref, version=max(versions))) if is_whole and versions else item
 
 
+def _filterable(view: FeatureView) -> dict[str, str]:
+    """Return the columns that filters of a view may read, with their types: the aggregated ones, and those it declares for that."""
+    aggregated = {feature.column: feature.dtype for feature in view.features if isinstance(feature, Aggregation)}
+    return {name: DType.of(dtype).name for name, dtype in (aggregated | dict(view.columns)).items()}
+
+
+def _filter(aggregation: Aggregation, filterable: Mapping[str, str]) -> FilterRecord | None:
+    """Parse the filter of an aggregation; raises DefinitionError when it is no condition over these columns."""
+    if aggregation.where is None:
+        return None
+    place = f"where of '{aggregation.feature_name}'"
+    try:
+        condition = parse_expression(aggregation.where, columns=filterable)
+    except DefinitionError as error:
+        hint = "It reads aggregated columns, and those that the view declares: columns={'status': 'string'}."
+        raise DefinitionError(error.message, place=f"{place}: {error.place}", repair=error.repair or hint) from None
+    if condition.dtype != "bool":
+        raise DefinitionError(
+            f"A filter must be true or false; '{aggregation.where}' is {condition.dtype}.",
+            place=place,
+            repair="Compare it.",
+        )
+    columns = tuple((name, filterable[name]) for name in sorted(condition.columns))
+    return FilterRecord(sql=aggregation.where, tree=to_json(condition), columns=columns)
+
+
 def _stored_feature(
-    feature: Feature | Aggregation, view: Mapping[str, Any], source: Mapping[str, Any]
+    feature: Feature | Aggregation,
+    view: Mapping[str, Any],
+    source: Mapping[str, Any],
+    filterable: Mapping[str, str],
 ) -> FeatureRecord:
     facts: dict[str, Any] = {"unit": feature.unit, "column": None, "aggregation": None}
+    where = None
     if isinstance(feature, Aggregation):
-        facts |= {"name": feature.feature_name, "dtype": feature.result.name, "aggregation": feature.document()}
+        where = _filter(feature, filterable)
+        meaning = feature.document() | ({"where": where.tree} if where else {})
+        facts |= {"name": feature.feature_name, "dtype": feature.result.name, "aggregation": meaning}
     else:
         facts |= {"name": feature.name, "dtype": feature.dtype_name, "column": feature.column or feature.name}
     fingerprint = stored_fingerprint(view, source, facts)
-    if facts["aggregation"]:
-        facts["aggregation"] = msgspec.convert(facts["aggregation"], AggregationRecord)
-    return FeatureRecord(fingerprint=fingerprint, description=feature.description, **facts)
+    if isinstance(feature, Aggregation):
+        facts["aggregation"] = AggregationRecord(**feature.document(), where=where)
+    return FeatureRecord(
+        fingerprint=fingerprint,
+        description=feature.description,
+        expectations=_expectations(feature.expect),
+        **facts,
+    )
+
+
+def _expectations(expect: Sequence[Expectation]) -> tuple[dict[str, Any], ...]:
+    return tuple(expectation.document() for expectation in expect)
 
 
 def _computed(feature: Feature, expression: Expression, meanings: Mapping[str, str]) -> FeatureRecord:

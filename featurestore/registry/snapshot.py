@@ -28,25 +28,89 @@ class EntityRecord(Record, frozen=True):
     tags: dict[str, str] = {}
 
 
-class SourceRecord(Record, frozen=True):
-    """Where rows come from; `kind` is parquet, sql or push."""
+Columns = tuple[tuple[str, str], ...]
 
-    kind: Literal["parquet", "sql", "push"]
+
+class ColumnLineageRecord(Record, frozen=True):
+    """Where a column of a query comes from: (table, column) pairs whose values flow, and (table, column, reason) that only decide.
+
+    The tables are named as in the query. `opaque` says why there may be more; null when all are known.
+    """
+
+    direct: tuple[tuple[str, str], ...] = ()
+    indirect: tuple[tuple[str, str, str], ...] = ()
+    opaque: str | None = None
+
+
+class SourceRecord(Record, frozen=True):
+    """Where rows come from, and the columns (name, type) it had when the plan was made.
+
+    `path` is a file, folder or glob, or the table of a PostgreSQL server; a table of a SQL source is a Parquet path or a source.
+    `columns`, `table_columns` and the `lineage` of a query's columns are not part of the definition: the plan finds them, and they
+    stay until the definition changes.
+    """
+
+    kind: Literal["parquet", "csv", "arrow", "delta", "postgres", "sql", "push"]
     name: str
     path: str | None
     query: str | None
-    tables: dict[str, str]
+    tables: dict[str, str | SourceRecord]
     event_timestamp: str
     created_timestamp: str | None
+    dialect: Literal["duckdb", "postgres"] | None = None
+    connection: str | None = None
+    version: int | None = None
+    declared: Columns = ()
+    partitions: Columns = ()
+    header: bool | None = None
+    delimiter: str | None = None
+    nulls: tuple[str, ...] | None = None
+    columns: Columns = ()
+    table_columns: dict[str, Columns] = {}
+    lineage: dict[str, ColumnLineageRecord] = {}
+
+    def table(self, name: str) -> SourceRecord:
+        """Return a table of a SQL source as a source, with the columns that were found."""
+        table = self.tables[name]
+        if isinstance(table, str):
+            table = SourceRecord(
+                kind="parquet",
+                name=table,
+                path=table,
+                query=None,
+                tables={},
+                event_timestamp="",
+                created_timestamp=None,
+            )
+        return msgspec.structs.replace(table, columns=self.table_columns.get(name, ()))
+
+    def defined(self) -> SourceRecord:
+        """Return the source as it was defined, without what the plan found."""
+        return msgspec.structs.replace(self, columns=(), table_columns={}, lineage={})
+
+
+class FilterRecord(Record, frozen=True):
+    """Which events an aggregate counts: the text, the parsed tree that is evaluated, and the (column, type) pairs that it reads."""
+
+    sql: str
+    tree: Any
+    columns: tuple[tuple[str, str], ...]
 
 
 class AggregationRecord(Record, frozen=True):
-    """One aggregate over a window of `time_window` microseconds; `dtype` is the type of the column."""
+    """One aggregate over a window of `time_window` microseconds; `dtype` is the type of the column, `n` the length of a list."""
 
     column: str
     function: str
     dtype: str
     time_window: int
+    n: int | None = None
+    where: FilterRecord | None = None
+
+    @property
+    def columns(self) -> tuple[tuple[str, str], ...]:
+        """The (column, type) pairs that it reads: its own column, and those of its filter."""
+        return ((self.column, self.dtype), *(self.where.columns if self.where else ()))
 
 
 class ExpressionRecord(Record, frozen=True):
@@ -57,7 +121,10 @@ class ExpressionRecord(Record, frozen=True):
 
 
 class FeatureRecord(Record, frozen=True):
-    """One feature of a view version; exactly one of column, aggregation and expression is set."""
+    """One feature of a view version; exactly one of column, aggregation and expression is set.
+
+    `expectations` are their neutral JSON forms, as `definitions.expectation.Expectation.document` writes them.
+    """
 
     name: str
     dtype: str
@@ -69,6 +136,7 @@ class FeatureRecord(Record, frozen=True):
     aggregation: AggregationRecord | None = None
     expression: ExpressionRecord | None = None
     same_as: str | None = None
+    expectations: tuple[dict[str, Any], ...] = ()
 
     @property
     def type(self) -> DType:
@@ -95,6 +163,7 @@ class ViewRecord(Record, frozen=True):
     description: str = ""
     tags: dict[str, str] = {}
     schedule: str = ""
+    expectations: tuple[dict[str, Any], ...] = ()
     layout: int = 1
     created_revision: int = 0
 
@@ -157,13 +226,20 @@ class ConsumerRecord(Record, frozen=True):
 
 
 class DatasetRecord(Record, frozen=True):
-    """A saved training set: what it was made from and a digest of its values."""
+    """A saved training set: what it was made from and a digest of its values.
+
+    `revision` is that of the read plan, `sources` says which version of its Delta log each view was read at, and `commit` is the
+    commit of the project's code, empty outside of a git work tree.
+    """
 
     refs: tuple[str, ...]
     rows: int
     saved_at: int
     digest: str
     consumer: str | None = None
+    revision: int = 0
+    sources: dict[str, int] = {}
+    commit: str = ""
 
 
 class Document(Record, frozen=True):

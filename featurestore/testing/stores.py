@@ -10,6 +10,8 @@ A factory takes an empty folder and returns an open store; called again with the
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -17,7 +19,7 @@ from typing import ClassVar
 
 import pytest
 
-from featurestore.online.store import TABLES, Head, OnlineStore, read_head, write_head
+from featurestore.online.store import TABLES, Head, OnlineStore, Transaction, read_head, write_head
 
 Factory = Callable[[Path], OnlineStore]
 
@@ -96,6 +98,44 @@ class OnlineStoreSuite:
         with store.write() as transaction:
             assert transaction.get("rows", b"key") is None
 
+    def test_an_error_in_a_part_undoes_that_part_alone(self, store: OnlineStore) -> None:
+        """What was written before it, and after it, is committed with the whole; a part sees what was written before."""
+        with store.write() as transaction:
+            transaction.put("rows", b"key", b"before")
+            with pytest.raises(ZeroDivisionError):
+                _fail_in_a_part(transaction)
+            with transaction.part() as part:
+                assert part.get("rows", b"key") == b"before"
+                part.put_many("rows", [(b"other", b"after")])
+        with store.read() as snapshot:
+            assert snapshot.multi_get("rows", b"", [b"key", b"other"]) == [b"before", b"after"]
+
+    def test_a_part_goes_with_the_whole(self, store: OnlineStore) -> None:
+        """When the whole write fails, its parts are not there."""
+        with pytest.raises(ZeroDivisionError):
+            _fail_after_a_part(store)
+        with store.read() as snapshot:
+            assert snapshot.get("rows", b"key") is None
+
+    def test_threads_write_in_the_order_in_which_they_asked(self, store: OnlineStore) -> None:
+        """Long work in many short writes lets another writer in between."""
+        order: list[str] = []
+
+        def other() -> None:
+            with store.write():
+                order.append("other")
+
+        thread = threading.Thread(target=other)
+        with store.write():
+            thread.start()
+            while store.writers() < 2:
+                time.sleep(0.001)
+        for _ in range(3):
+            with store.write():
+                order.append("long work")
+        thread.join()
+        assert order == ["other", *["long work"] * 3]
+
     def test_what_was_committed_is_there_after_reopening(self, factory: Factory, tmp_path: Path) -> None:
         """A store comes back as it was left."""
         with closing(factory(tmp_path)) as store, store.write() as transaction:
@@ -120,6 +160,20 @@ class OnlineStoreSuite:
             transaction.put("pages", key, b"page")
         with store.read() as snapshot:
             assert snapshot.multi_get("pages", key[:4], [key[4:]]) == [b"page"]
+
+
+def _fail_in_a_part(transaction: Transaction) -> None:
+    with transaction.part() as part:
+        assert part.get("rows", b"key") == b"before"
+        part.put("rows", b"key", b"refused")
+        raise ZeroDivisionError
+
+
+def _fail_after_a_part(store: OnlineStore) -> None:
+    with store.write() as transaction:
+        with transaction.part() as part:
+            part.put("rows", b"key", b"value")
+        raise ZeroDivisionError
 
 
 def _fail_half_way(store: OnlineStore) -> None:

@@ -2,12 +2,14 @@
 
 import re
 from pathlib import Path
+from runpy import run_path
+from typing import get_args
 
 import oracle
 import pytest
 from typer.main import get_command
 
-from featurestore import config
+from featurestore import config, definitions
 from featurestore.cli import app as featurestore_app
 from featurestore.store import FeatureStore
 from lineage.cli import app as lineage_app
@@ -110,11 +112,17 @@ def test_every_setting_is_documented():
         "project": config.ProjectSettings,
         "registry": config.RegistrySettings,
         "offline": config.OfflineSettings,
+        "sources": config.SourceSettings,
         "serving": config.ServingSettings,
+        "serving.tls": config.TlsSettings,
+        "serving.jwt": config.JwtFileSettings,
     }
-    assert {"root", *settings} == set(config.Settings.__struct_fields__)
+    assert {"root", "connections", *(s for s in settings if "." not in s)} == set(config.Settings.__struct_fields__)
     documented = {name: [row[0].strip("`") for row in table(text, "key")] for name, text in sections.items()}
-    assert documented == {name: list(section.__struct_fields__) for name, section in settings.items()}
+    assert documented == {
+        name: [field for field in section.__struct_fields__ if f"{name}.{field}" not in settings]
+        for name, section in settings.items()
+    }
 
 
 def test_every_finding_is_documented():
@@ -124,6 +132,18 @@ def test_every_finding_is_documented():
     rows = [re.split(r"\s*\|\s*", line)[1:6] for line in page.splitlines() if line.startswith("| LN")]
     assert [row[:3] for row in rows] == [[rule.code, rule.name, rule.severity] for rule in RULES]
     assert all(all(row) for row in rows)
+
+
+def test_the_sources_shown_can_be_defined(tmp_path):
+    """Each Python block of the page on sources runs as it is, and every kind of source is in its table."""
+    page = (DOCS / "how-to" / "read-a-source.md").read_text("utf-8")
+    made = set()
+    for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        (tmp_path / "features.py").write_text(block)
+        made |= {type(value) for value in run_path(str(tmp_path / "features.py")).values()}
+    kinds = {kind.__name__ for kind in get_args(definitions.Source)}
+    assert {kind.__name__ for kind in made} >= {"ParquetSource", "CSVSource", "PostgresSource", "SQLSource"}
+    assert set(re.findall(r"^\| `(\w+)\(", page, re.MULTILINE)) == kinds
 
 
 def test_every_method_of_the_facade_is_documented():

@@ -313,6 +313,8 @@ def test_the_document_has_the_published_form():
         "function": "mean",
         "dtype": "float64",
         "time_window": 10_800_000_000,
+        "n": None,
+        "where": None,
     }
     heat = parsed["views"]["heat"]["versions"]["1"]
     assert heat["inputs"] == ["weather@v1:temp"]

@@ -24,6 +24,7 @@ from featurestore.planning import plan_read
 from featurestore.refs import FeatureRef, ViewRef
 from featurestore.registry.plan import named_by, plan_changes, promote, set_status, switch_layout
 from featurestore.registry.snapshot import Document, RegistrySnapshot
+from featurestore.rows import RowSchema
 
 ORIGIN = Entity("origin", {"origin": "string"})
 SOURCE = ParquetSource("weather", "data/weather.parquet", event_timestamp="observed_at", created_timestamp="loaded_at")
@@ -113,6 +114,22 @@ MEANING = {
         replace(WINDOWED, features=[replace(DELAY, name="d")]),
         replace(WINDOWED, features=[replace(DELAY, name="d", column="arr_delay")]),
     ),
+    "filter": (
+        replace(WINDOWED, features=[replace(DELAY, name="d")]),
+        replace(WINDOWED, features=[replace(DELAY, name="d", where="delay > 0")]),
+    ),
+    "condition of a filter": (
+        replace(WINDOWED, features=[replace(DELAY, name="d", where="delay > 0")]),
+        replace(WINDOWED, features=[replace(DELAY, name="d", where="delay >= 0")]),
+    ),
+    "type of a column of a filter": (
+        replace(WINDOWED, features=[replace(DELAY, name="d", where="gate = 1")], columns={"gate": "int64"}),
+        replace(WINDOWED, features=[replace(DELAY, name="d", where="gate = 1")], columns={"gate": "int32"}),
+    ),
+    "length of a list": (
+        replace(WINDOWED, features=[replace(DELAY, name="d", function="last", n=2)]),
+        replace(WINDOWED, features=[replace(DELAY, name="d", function="last", n=3)]),
+    ),
     "batch becomes windowed": (
         WEATHER,
         replace(WEATHER, features=[replace(DELAY, name="temp"), replace(DELAY, name="humid")], ttl=None),
@@ -180,6 +197,10 @@ NOT_MEANING = {
     "description of the entity": (WEATHER, replace(WEATHER, entity=replace(ORIGIN, description="An airport."))),
     "description of an aggregate": (WINDOWED, replace(WINDOWED, features=[replace(DELAY, description="Late?")])),
     "owner of an on-demand view": (HEAT, replace(HEAT, owner="ops@example.com")),
+    "spaces in a filter": (
+        replace(WINDOWED, features=[replace(DELAY, where="delay > 0")]),
+        replace(WINDOWED, features=[replace(DELAY, where="(delay)   >\n0")]),
+    ),
 }
 
 
@@ -638,3 +659,47 @@ def test_a_role_without_keys_is_refused():
 def test_a_manifest_declares_what_is_read_not_under_which_role():
     both = [WEATHER[["temp"]], WEATHER.alias("dest_weather", join_keys={"origin": "dest"})[["temp"]]]
     assert frozen(registered(WEATHER, FeatureService("s", both), Model("m", ["s"])))["m@1"] == ("weather@v1:temp",)
+
+
+def test_a_filter_keeps_the_columns_that_it_reads_with_the_rows():
+    late = replace(DELAY, where="status = 'late' AND delay > 0")
+    record = view(
+        registered(replace(WINDOWED, features=[late], columns={"status": "string", "spare": "int8"})), "traffic"
+    )
+    assert record.features[0].aggregation.where.columns == (("delay", "float64"), ("status", "string"))
+    assert [column.name for column in RowSchema.of(record).values] == ["delay", "status"]
+
+
+def test_a_filter_that_reads_another_column_needs_an_event_key_to_keep_the_version():
+    columns = {"status": "string"}
+    late = replace(DELAY, name="late", where="status = 'late'")
+    for event_key, expected in (({"flight": "string"}, [1]), ({}, [1, 2])):
+        before = replace(WINDOWED, event_key=event_key, columns=columns)
+        assert versions(apply(registered(before), replace(before, features=[DELAY, late])), "traffic") == expected
+
+
+@pytest.mark.parametrize(
+    ("where", "said"),
+    [
+        (
+            "statsu = 'late'",
+            r"No column 'statsu'. Did you mean 'status'\?.*where of 'mean_delay_3h'.*columns=\{'status'",
+        ),
+        ("delay + 1", r"A filter must be true or false; 'delay \+ 1' is float64"),
+        ("status = 1", "do not meet.*where of 'mean_delay_3h'"),
+        ("delay >", "Not a SQL expression"),
+    ],
+)
+def test_an_impossible_filter_is_refused_at_the_plan(where, said):
+    with pytest.raises(DefinitionError, match=said):
+        registered(replace(WINDOWED, features=[replace(DELAY, where=where)], columns={"status": "string"}))
+
+
+def test_columns_are_for_filters_alone():
+    with pytest.raises(DefinitionError, match="has columns for filters, and no aggregates"):
+        replace(WEATHER, columns={"status": "string"})
+
+
+def test_an_aggregate_without_filter_and_list_has_the_fingerprint_it_always_had():
+    (feature,) = view(registered(WINDOWED), "traffic").features
+    assert feature.fingerprint == "93d8084f905542e18723be1af889b8fe"
