@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import shutil
 import tempfile
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing, suppress
 from inspect import iscoroutinefunction
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
@@ -26,6 +29,7 @@ from featurestore.serving.status import error_reply
 
 _ENVELOPE = 64 << 10
 _PROBE_SECONDS, _MOST_PROBES = 0.02, 64
+_PROBE_FOLDER = "featurestore-probe-"
 _QUEUE_SECONDS = 1.0
 _OPTIONS = (
     ("grpc.so_reuseport", 1),
@@ -152,7 +156,8 @@ class _Probe:
 
     def __init__(self, server: grpc.aio.Server, admission: Admission) -> None:
         self._admission = admission
-        self._folder = tempfile.TemporaryDirectory(prefix="featurestore-")  # for its owner alone
+        _remove_dead_probes()
+        self._folder = tempfile.TemporaryDirectory(prefix=f"{_PROBE_FOLDER}{os.getpid()}-")  # for its owner alone
         self._address = f"unix:{self._folder.name}/probe.sock"
         server.add_insecure_port(self._address)
         server.add_generic_rpc_handlers((_ProbeHandler(self._arrived),))
@@ -188,6 +193,14 @@ class _Probe:
     def _arrived(self) -> None:
         if self._sent:
             self._admission.note(time.monotonic_ns() - self._sent.popleft())
+
+
+def _remove_dead_probes() -> None:
+    """Remove the folders of processes that were killed."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PROBE_FOLDER}*"):
+        process = folder.name.removeprefix(_PROBE_FOLDER).partition("-")[0]
+        if not Path("/proc", process).exists():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 class _ProbeHandler(grpc.GenericRpcHandler):

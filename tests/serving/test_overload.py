@@ -1,6 +1,8 @@
 """More calls than a server can answer: it refuses the rest at once, says when to come again, and is itself again when they are gone."""
 
 import asyncio
+import os
+import tempfile
 import threading
 import time
 
@@ -180,3 +182,24 @@ def test_an_asynchronous_client_comes_again_too(tmp_path):
         return status.revision
 
     assert asyncio.run(run()) == 7
+
+
+def test_a_killed_process_leaves_no_probe_behind(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    dead, alive = tmp_path / "featurestore-probe-99999999-x", tmp_path / f"featurestore-probe-{os.getpid()}-x"
+    for folder in (dead, alive):
+        folder.mkdir()
+        (folder / "probe.sock").touch()
+
+    async def run():
+        transport = GrpcAioTransport({}, admission=Admission())
+        await transport.start("127.0.0.1:0")
+        there = set(tmp_path.iterdir())
+        await transport.drain(1)
+        return there
+
+    there = asyncio.run(run())
+    assert dead not in there
+    assert alive in there
+    assert len(there) == 2
+    assert set(tmp_path.iterdir()) == {alive}
