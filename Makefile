@@ -69,7 +69,7 @@ native: setup
 	@$(UV) install --quiet --python $(RUN)/python --no-deps --reinstall native/target/wheels/featurestore_native-*.whl
 
 test-native: native
-	cd native && PYO3_PYTHON=../$(RUN)/python cargo test --quiet --locked
+	cd native && PYO3_PYTHON=$(CURDIR)/$(RUN)/python cargo test --quiet --locked
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis demo-project

@@ -108,7 +108,7 @@ def kills(nursery, folder, number, seed):
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("seed", range(4))
 def test_nothing_acknowledged_is_lost_and_nothing_is_torn(nursery, tmp_path, seed):
-    kills(nursery, tmp_path, 15, seed)
+    kills(nursery, tmp_path, 25, seed)
 
 
 @pytest.mark.slow
