@@ -312,7 +312,7 @@ class Client(AbstractContextManager["Client"]):
         Yields:
             The answers, in the order of the keys; each is read at one instant.
         """
-        shape = self._run(self._dialogue.shape(features, full=full_feature_names))
+        shape = self._run(self._dialogue.shape(features, full=full_feature_names), self._streams())
         for answer in self._stream("StreamOnlineFeatures", shape.pack_parts(keys, request or {}, rows)):
             yield shape.decoder.decode(answer)
 
@@ -431,12 +431,13 @@ class Client(AbstractContextManager["Client"]):
             call.cancel()  # if the caller stopped reading; a call that has ended takes no notice
         _warn(call.trailing_metadata())
 
-    def _run(self, exchange: Generator[Ask, bytes, _T]) -> _T:
+    def _run(self, exchange: Generator[Ask, bytes, _T], channel: grpc.Channel | None = None) -> _T:
+        """Carry an exchange, over the connection for calls unless another is given: a plan is known to the worker that was asked."""
         try:
             ask = next(exchange)
             while True:
                 try:
-                    answer = self._call(ask)
+                    answer = self._call(ask, channel)
                 except FeatureStoreError as error:
                     ask = exchange.throw(error)
                 else:
@@ -445,10 +446,11 @@ class Client(AbstractContextManager["Client"]):
             result: _T = end.value
             return result
 
-    def _call(self, ask: Ask) -> bytes:
+    def _call(self, ask: Ask, channel: grpc.Channel | None) -> bytes:
         time.sleep(ask.pause)
+        stub: Any = channel.unary_unary(f"/{SERVICE}/{ask.method}") if channel else self._methods[ask.method]
         try:
-            answer, call = self._methods[ask.method].with_call(
+            answer, call = stub.with_call(
                 ask.body, timeout=ask.timeout, metadata=self._dialogue.metadata, wait_for_ready=ask.wait
             )
         except grpc.RpcError as error:
@@ -498,7 +500,7 @@ class AsyncClient(AbstractAsyncContextManager["AsyncClient"]):
         rows: int = 1000,
     ) -> AsyncIterator[OnlineRows]:
         """Read the newest features of any number of keys, in one stream; see Client."""
-        shape = await self._run(self._dialogue.shape(features, full=full_feature_names))
+        shape = await self._run(self._dialogue.shape(features, full=full_feature_names), await self._streams())
         async for answer in self._stream("StreamOnlineFeatures", shape.pack_parts(keys, request or {}, rows)):
             yield shape.decoder.decode(answer)
 
@@ -555,12 +557,12 @@ class AsyncClient(AbstractAsyncContextManager["AsyncClient"]):
             call.cancel()
         _warn(await call.trailing_metadata())
 
-    async def _run(self, exchange: Generator[Ask, bytes, _T]) -> _T:
+    async def _run(self, exchange: Generator[Ask, bytes, _T], channel: grpc.aio.Channel | None = None) -> _T:
         try:
             ask = next(exchange)
             while True:
                 try:
-                    answer = await self._call(ask)
+                    answer = await self._call(ask, channel)
                 except FeatureStoreError as error:
                     ask = exchange.throw(error)
                 else:
@@ -569,11 +571,10 @@ class AsyncClient(AbstractAsyncContextManager["AsyncClient"]):
             result: _T = end.value
             return result
 
-    async def _call(self, ask: Ask) -> bytes:
+    async def _call(self, ask: Ask, channel: grpc.aio.Channel | None) -> bytes:
         await asyncio.sleep(ask.pause)
-        call = self._methods[ask.method](
-            ask.body, timeout=ask.timeout, metadata=self._dialogue.metadata, wait_for_ready=ask.wait
-        )
+        stub: Any = channel.unary_unary(f"/{SERVICE}/{ask.method}") if channel else self._methods[ask.method]
+        call = stub(ask.body, timeout=ask.timeout, metadata=self._dialogue.metadata, wait_for_ready=ask.wait)
         try:
             answer: bytes = await call
         except grpc.aio.AioRpcError as error:

@@ -5,6 +5,7 @@ import os
 import tempfile
 import threading
 import time
+from pathlib import Path
 
 import grpc
 import grpc.aio
@@ -184,9 +185,16 @@ def test_an_asynchronous_client_comes_again_too(tmp_path):
     assert asyncio.run(run()) == 7
 
 
-def test_a_killed_process_leaves_no_probe_behind(tmp_path, monkeypatch):
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    dead, alive = tmp_path / "featurestore-probe-99999999-x", tmp_path / f"featurestore-probe-{os.getpid()}-x"
+@pytest.fixture
+def short_path():
+    """A folder whose path leaves room for a socket's."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
+
+
+def test_a_killed_process_leaves_no_probe_behind(short_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(short_path))
+    dead, alive = short_path / "featurestore-probe-99999999-x", short_path / f"featurestore-probe-{os.getpid()}-x"
     for folder in (dead, alive):
         folder.mkdir()
         (folder / "probe.sock").touch()
@@ -194,7 +202,7 @@ def test_a_killed_process_leaves_no_probe_behind(tmp_path, monkeypatch):
     async def run():
         transport = GrpcAioTransport({}, admission=Admission())
         await transport.start("127.0.0.1:0")
-        there = set(tmp_path.iterdir())
+        there = set(short_path.iterdir())
         await transport.drain(1)
         return there
 
@@ -202,4 +210,4 @@ def test_a_killed_process_leaves_no_probe_behind(tmp_path, monkeypatch):
     assert dead not in there
     assert alive in there
     assert len(there) == 2
-    assert set(tmp_path.iterdir()) == {alive}
+    assert set(short_path.iterdir()) == {alive}
