@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
+from featurestore.compiling import frozen
 from featurestore.errors import InvalidArgumentError
 from featurestore.registry.snapshot import AggregationRecord
 from featurestore.types import INT64_MAX
@@ -32,7 +33,6 @@ READS_A_TASK, THREADS = 16_384, 2
 
 _EVERY = ""  # the name of no filter
 
-Array = TypeVar("Array", bound=npt.NDArray[Any])
 Pane = tuple[int, str]  # window, name of the filter
 
 
@@ -66,7 +66,7 @@ def fold_windows(
         InvalidArgumentError: A sum of integers does not fit int64.
     """
     index, reads = _index(events), _reads(entity, at, known_at, position)
-    order = _frozen(sort_reads(index.starts, reads))
+    order = frozen(sort_reads(index.starts, reads))
     masks = {_EVERY: np.ones(len(events.event), np.bool_), **_masks(events, aggregations)}
     answers = {
         column: _fold_column(index, reads, order, events.columns[column], masks, asked)
@@ -176,24 +176,17 @@ def _certain(values: Int64Array) -> WindowColumn:
 
 def _index(events: Events) -> Index:
     arrays = (events.starts, events.event, events.created, events.seq, events.known_from, events.identity)
-    return Index(*map(_frozen, arrays))
+    return Index(*map(frozen, arrays))
 
 
 def _reads(entity: Int64Array, at: Int64Array, known_at: Int64Array | None, position: Int64Array | int | None) -> Reads:
-    return Reads(_frozen(entity), _frozen(at), _each(known_at, len(at)), _each(position, len(at)))
+    return Reads(frozen(entity), frozen(at), _each(known_at, len(at)), _each(position, len(at)))
 
 
 def _each(limit: Int64Array | int | None, reads: int) -> Int64Array:
     if isinstance(limit, np.ndarray):
-        return _frozen(limit)
-    return _frozen(np.full(reads, INT64_MAX if limit is None else limit, np.int64))
-
-
-def _frozen(array: Array) -> Array:
-    """Return a contiguous view that cannot be written: one form of array, so that each kernel is compiled once."""
-    view = np.ascontiguousarray(array).view()
-    view.flags.writeable = False
-    return cast(Array, view)
+        return frozen(limit)
+    return frozen(np.full(reads, INT64_MAX if limit is None else limit, np.int64))
 
 
 def _masks(events: Events, aggregations: Sequence[AggregationRecord]) -> dict[str, BoolArray]:
@@ -231,10 +224,10 @@ def _fold_column(
     answers = _empty_answers(panes, len(reads.at))
     sorted_choices = _sorted_choices(column) if panes.extremes.any() and column.choices is not None else None
     values = Values(
-        _frozen(_images(column, sorted_choices)),
+        frozen(_images(column, sorted_choices)),
         column.values.dtype != np.int64,
-        _frozen(column.valid),
-        _frozen(np.stack([masks[name] for name in filters])),
+        frozen(column.valid),
+        frozen(np.stack([masks[name] for name in filters])),
     )
 
     def fold_part(start: int, stop: int) -> None:
