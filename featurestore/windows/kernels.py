@@ -26,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
+from featurestore.compiling import compiled
 from featurestore.types import INT64_MAX, INT64_MIN
 
 Int64Array = npt.NDArray[np.int64]
@@ -47,10 +48,6 @@ _INFINITY_IMAGE = 0x7FF0000000000000
 _MAGNITUDE = 0x7FFFFFFFFFFFFFFF
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-
-
-def _kernel(function: Function) -> Function:
-    return cast(Function, njit(cache=True, nogil=True)(function))
 
 
 def _inlined(function: Function) -> Function:
@@ -206,7 +203,7 @@ class _Scratch(NamedTuple):
 # --- what is called -------------------------------------------------------------------------------------------------------------------
 
 
-@_kernel
+@compiled
 def sort_reads(entity_starts: Int64Array, reads: Reads) -> Int64Array:
     """Return the reads of known entities by entity and time."""
     entities = len(entity_starts) - 1
@@ -228,7 +225,7 @@ def sort_reads(entity_starts: Int64Array, reads: Reads) -> Int64Array:
     return order
 
 
-@_kernel
+@compiled
 def fold_column(
     index: Index, reads: Reads, order: Int64Array, start: int, stop: int, values: Values, panes: Panes, out: Answers
 ) -> None:
@@ -244,7 +241,7 @@ def fold_column(
         start += len(some)
 
 
-@_kernel
+@compiled
 def find_events(index: Index, reads: Reads, window: int, found: BoolArray) -> None:
     """Say for each read whether its window holds a visible event."""
     for read in range(len(reads.at)):
@@ -262,7 +259,7 @@ def find_events(index: Index, reads: Reads, window: int, found: BoolArray) -> No
 # --- the plan -------------------------------------------------------------------------------------------------------------------------
 
 
-@_kernel
+@compiled
 def _most_events(index: Index, reads: Reads, order: Int64Array, start: int, stop: int) -> int:
     """Return the number of events of the entity that has most of those read."""
     most = 0
@@ -272,7 +269,7 @@ def _most_events(index: Index, reads: Reads, order: Int64Array, start: int, stop
     return most
 
 
-@_kernel
+@compiled
 def _new_plan(reads: int, places: int, panes: int) -> _Plan:
     return _Plan(
         np.zeros(reads + 1, np.int64),
@@ -289,7 +286,7 @@ def _new_plan(reads: int, places: int, panes: int) -> _Plan:
     )
 
 
-@_kernel
+@compiled
 def _new_scratch(places: int, panes: Panes) -> _Scratch:
     leaves = 2 * places if panes.extremes.any() else 0
     slots = places if panes.distinct.any() else 0
@@ -306,7 +303,7 @@ def _new_scratch(places: int, panes: Panes) -> _Scratch:
     )
 
 
-@_kernel
+@compiled
 def _cut_segments(
     index: Index,
     reads: Reads,
@@ -335,7 +332,7 @@ def _cut_segments(
     return segments
 
 
-@_kernel
+@compiled
 def _segment_end(reads: Reads, order: Int64Array, start: int, stop: int) -> int:
     """Return the end of the reads of one entity between which events only arrive; a read that knows less than that stands alone."""
     first = order[start]
@@ -353,7 +350,7 @@ def _segment_end(reads: Reads, order: Int64Array, start: int, stop: int) -> int:
     return end
 
 
-@_kernel
+@compiled
 def _plan_changes(index: Index, reads: Reads, some: Int64Array, segments: int, panes: Panes, plan: _Plan) -> None:
     """Plan which events arrive and are replaced at each read, and where its windows begin."""
     changes = 0
@@ -382,7 +379,7 @@ def _plan_changes(index: Index, reads: Reads, some: Int64Array, segments: int, p
     plan.upto[-1] = 0
 
 
-@_kernel
+@compiled
 def _line_up(index: Index, reads: Reads, some: Int64Array, segment: int, plan: _Plan) -> int:
     """Write the places in the order in which their events become visible to the segment's reads; return how many."""
     first = some[plan.first_read[segment]]
@@ -405,7 +402,7 @@ def _line_up(index: Index, reads: Reads, some: Int64Array, segment: int, plan: _
     return count
 
 
-@_kernel
+@compiled
 def _plan_arrival(
     identity: Int64Array, origin: int, begin: int, end: int, place: int, read: int, changes: int, plan: _Plan
 ) -> int:
@@ -428,7 +425,7 @@ def _plan_arrival(
     return changes + 1
 
 
-@_kernel
+@compiled
 def _sort_by_time(items: Int64Array, times: Int64Array, start: int, stop: int) -> None:
     """Sort a stretch of items by their times: what comes nearly in order by insertion, until that has moved too much."""
     moved = 0
@@ -447,7 +444,7 @@ def _sort_by_time(items: Int64Array, times: Int64Array, start: int, stop: int) -
             return
 
 
-@_kernel
+@compiled
 def _first_after(times: Int64Array, start: int, stop: int, time: int) -> int:
     """Return the first index in [start, stop) with a time after the given one, or stop."""
     while start < stop:
@@ -459,7 +456,7 @@ def _first_after(times: Int64Array, start: int, stop: int, time: int) -> int:
     return start
 
 
-@_kernel
+@compiled
 def _left_edge(times: Int64Array, start: int, stop: int, at: int, window: int) -> int:
     """Return the first index in [start, stop) inside the window that ends at `at`, or stop."""
     if at < INT64_MIN + window:  # the window reaches back beyond time itself
@@ -470,7 +467,7 @@ def _left_edge(times: Int64Array, start: int, stop: int, at: int, window: int) -
 # --- the aggregates, each in a loop over the plan -----------------------------------------------------------------------------------------
 
 
-@_kernel
+@compiled
 def _fold_plan(
     index: Index,
     values: Values,
@@ -497,7 +494,7 @@ def _fold_plan(
             _fold_ends(index, passes, False, panes.oldest[pane], pane, plan, segments, some, out.oldest, scratch)
 
 
-@_kernel
+@compiled
 def _fold_counts(  # noqa: C901 - one loop, as a call for each event and pane would cost more than the event
     values: Values,
     panes: Panes,
@@ -579,7 +576,7 @@ def _hold(held: Int64Array, slot: int, sign: int) -> int:
     return sign if before == 0 or before + sign == 0 else 0
 
 
-@_kernel
+@compiled
 def _fold_spread(
     values: Values,
     panes: Panes,
@@ -613,7 +610,7 @@ def _fold_spread(
 # --- first and last events ------------------------------------------------------------------------------------------------------------
 
 
-@_kernel
+@compiled
 def _fold_ends(
     index: Index,
     passes: BoolArray,
@@ -650,7 +647,7 @@ def _fold_ends(
                     taken += 1
 
 
-@_kernel
+@compiled
 def _pull_next(index: Index, tie: Int64Array, start: int, stop: int, newest: bool) -> None:
     """Bring the row to the front that was accepted last of those from `start` on, or first."""
     for k in range(start + 1, stop):
@@ -658,7 +655,7 @@ def _pull_next(index: Index, tie: Int64Array, start: int, stop: int, newest: boo
             tie[start], tie[k] = tie[k], tie[start]
 
 
-@_kernel
+@compiled
 def _was_accepted_before(index: Index, left: int, right: int) -> bool:
     if index.created[left] != index.created[right]:
         return bool(index.created[left] < index.created[right])
@@ -668,7 +665,7 @@ def _was_accepted_before(index: Index, left: int, right: int) -> bool:
 # --- minima and maxima: segment trees of n leaves at n .. 2n - 1, the parent of k at k // 2 -------------------------
 
 
-@_kernel
+@compiled
 def _fold_extremes(
     values: Values,
     row: int,
@@ -723,7 +720,7 @@ def _put_in_trees(smallest: Int64Array, greatest: Int64Array, leaf: int, ordered
         node >>= 1
 
 
-@_kernel
+@compiled
 def _take_from_trees(smallest: Int64Array, greatest: Int64Array, leaf: int) -> None:
     smallest[leaf], greatest[leaf] = INT64_MAX, INT64_MIN
     node = leaf >> 1
@@ -750,7 +747,7 @@ def _extremes(smallest: Int64Array, greatest: Int64Array, left: int, right: int)
 # --- distinct values -----------------------------------------------------------------------------------------------------------------
 
 
-@_kernel
+@compiled
 def _number_values(image: Int64Array, plan: _Plan, segments: int, scratch: _Scratch) -> None:
     """Give equal values of a segment one slot: the first place that has the value."""
     table, slot = scratch.table, scratch.slot
@@ -768,7 +765,7 @@ def _number_values(image: Int64Array, plan: _Plan, segments: int, scratch: _Scra
             slot[place] = table[probe]
 
 
-@_kernel
+@compiled
 def _table_size(places: int) -> int:
     size = 1
     while size < 2 * places:
@@ -776,7 +773,7 @@ def _table_size(places: int) -> int:
     return size
 
 
-@_kernel
+@compiled
 def _hash(image: int) -> np.int64:
     """Spread the bits: the finalizer of MurmurHash3 (Austin Appleby, public domain)."""
     bits = np.uint64(image)
@@ -791,17 +788,17 @@ def _hash(image: int) -> np.int64:
 # --- exact sums ----------------------------------------------------------------------------------------------------------------------
 
 
-@_kernel
+@compiled
 def _double(image: int) -> float:
     return float(np.int64(image).view(np.float64))
 
 
-@_kernel
+@compiled
 def _image(value: float) -> int:
     return int(np.float64(value).view(np.int64))
 
 
-@_kernel
+@compiled
 def _clear(digits: Int64Array, span: Int64Array) -> None:
     for digit in range(span[_LOWEST], span[_HIGHEST] + 1):
         digits[digit] = 0
@@ -859,7 +856,7 @@ def _sum(digits: Int64Array, span: Int64Array, rounding: Int64Array) -> float:
     return _round(digits, span[_LOWEST], span[_HIGHEST], rounding)
 
 
-@_kernel
+@compiled
 def _whole(digits: Int64Array) -> tuple[int, bool]:
     """Return the exact sum of integers, or 0 and that it does not fit."""
     low = digits[FRACTION_DIGITS]
@@ -869,7 +866,7 @@ def _whole(digits: Int64Array) -> tuple[int, bool]:
     return (high << DIGIT_BITS) | (low & _DIGIT_MASK), False
 
 
-@_kernel
+@compiled
 def _round(digits: Int64Array, lowest: int, highest: int, rounding: Int64Array) -> float:
     """Return the number in the digits from `lowest` to `highest`, rounded once, half to even; it stays as it is."""
     for digit in range(lowest, highest + 1):
@@ -889,7 +886,7 @@ def _round(digits: Int64Array, lowest: int, highest: int, rounding: Int64Array) 
     return -magnitude if negative else magnitude
 
 
-@_kernel
+@compiled
 def _carry(digits: Int64Array, lowest: int, highest: int) -> None:
     """Bring every digit but the last into [0, 2^32); the last keeps the sign."""
     carry = np.int64(0)
@@ -901,7 +898,7 @@ def _carry(digits: Int64Array, lowest: int, highest: int) -> None:
         digits[highest] += carry
 
 
-@_kernel
+@compiled
 def _round_magnitude(digits: Int64Array, lowest: int, top: int) -> float:
     """Round a positive number whose greatest digit is `top`: 64 bits from its first one, the rest as a sticky bit."""
     lead, second, third = digits[top], np.int64(0), np.int64(0)
