@@ -71,6 +71,7 @@ CODED_ABOVE = 0.25
 _Given = TypeVar("_Given")
 _Made = TypeVar("_Made")
 _NOTHING = frozen(np.zeros(0, np.int64))
+_NOBODY = frozen(np.zeros(0, np.bool_))
 
 
 class KernelEngine:
@@ -324,19 +325,20 @@ def _find(number: int, run: Run, keys: Sequence[str], rule: PointInTimeRule, ask
     starts, entity = map(frozen, _match([columns[key] for key in keys], asked))
     event = frozen(to_micros_or_lowest(columns[EVENT]))
     created = to_micros_or_lowest(columns[CREATED]) if created_counts else event
-    counting = _Counting(starts[1:], event, _NOTHING)
+    counting = _Counting(starts[1:], event)
     if rule.knowledge == "as_known":
         counting = _known(starts, entity, rule.known_from(event, created))
     elif seq_counts:
         counting = _applied(starts, event, key_image(columns[SEQ]), rule.position or 0)
     row = find_rows(entity, frozen(asked.at), starts, *counting)
-    lost = np.flatnonzero((row < 0) | rule.is_expired(event[row], asked.at))
-    last = find_rows(frozen(entity[lost]), frozen(asked.at[lost]), starts, starts[1:], event, _NOTHING)
+    seen = event[row]
+    lost = np.flatnonzero((row < 0) | rule.is_expired(seen, asked.at))
+    last = find_rows(frozen(entity[lost]), frozen(asked.at[lost]), starts, *_Counting(starts[1:], event))
     return _Found(
         run=np.full(len(row), number),
         row=row,
-        event=event[row],
-        created=created[row],
+        event=seen,
+        created=created[row] if several else seen,
         present=_placed(lost, last >= 0, np.zeros(len(row), np.bool_)),
         newest=_placed(lost, np.where(last >= 0, event[last], INT64_MIN), np.full(len(row), INT64_MIN)),
     )
@@ -348,28 +350,31 @@ class _Counting(NamedTuple):
     Attributes:
         stops: Where the rows of each entity stop.
         since: The times from which they count, rising within an entity.
-        row: The greatest row that counts by then; empty where that is the row in the same place.
+        moved: The entities of which `row` says the greatest row that counts by then; of others it is the row in the same place.
+        row: That row.
     """
 
     stops: Int64Array
     since: Int64Array
-    row: Int64Array
+    moved: BoolArray = _NOBODY
+    row: Int64Array = _NOTHING
 
 
 def _known(starts: Int64Array, entity: Int64Array, known: Int64Array) -> _Counting:
-    """Rows count from when they were known."""
+    """Rows count from when they were known; takes the array of those times over."""
     asked_for = np.zeros(len(starts), np.bool_)  # the last one is what -1 points at: nobody's
     asked_for[entity] = True
-    since, row = np.empty(len(known), np.int64), np.empty(len(known), np.int64)
-    order_by_known(starts, frozen(asked_for[:-1]), frozen(known), since, row)
-    return _Counting(starts[1:], frozen(since), frozen(row))
+    row = np.empty(len(known), np.int64)
+    moved = order_by_known(starts, frozen(asked_for[:-1]), known, row)
+    return _Counting(starts[1:], frozen(known), frozen(moved), frozen(row))
 
 
 def _applied(starts: Int64Array, event: Int64Array, seq: Int64Array, position: int) -> _Counting:
     """Rows count from their event time on, but only those that were applied."""
     since, row = np.empty(len(event), np.int64), np.empty(len(event), np.int64)
     stops = drop_after(starts, event, frozen(seq), position, since, row)
-    return _Counting(frozen(stops), frozen(since), frozen(row))
+    everybody = np.ones(len(stops), np.bool_)
+    return _Counting(frozen(stops), frozen(since), frozen(everybody), frozen(row))
 
 
 _Array = TypeVar("_Array", Int64Array, BoolArray)
@@ -573,8 +578,8 @@ def compile_kernels() -> None:
     mark_starts(zero, np.ones(1, np.bool_))
     is_rising(frozen(np.ones((1, 1), np.int64)))
     find_entities(frozen(np.ones((1, 1), np.int64)), frozen(np.ones((1, 1), np.int64)), yes)
-    find_rows(zero, one, edges, edges[1:], one, _NOTHING)
-    order_by_known(edges, yes, one, np.empty(1, np.int64), np.empty(1, np.int64))
+    find_rows(zero, one, edges, edges[1:], one, _NOBODY, _NOTHING)
+    order_by_known(edges, yes, np.ones(1, np.int64), np.empty(1, np.int64))
     drop_after(edges, one, one, 0, np.empty(1, np.int64), np.empty(1, np.int64))
     select_rows(zero, edges, one, one, one)
     for arrow_type in (pa.bool_(), pa.int16(), pa.int32(), pa.int64(), pa.decimal128(3, 1)):

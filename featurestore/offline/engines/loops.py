@@ -91,30 +91,62 @@ def drop_after(
 
 
 @compiled
-def order_by_known(starts: Int64Array, asked: BoolArray, known: Int64Array, since: Int64Array, row: Int64Array) -> None:
-    """Write, for each entity that is asked for, the times from which rows are known, rising, and the greatest row known by each."""
+def order_by_known(starts: Int64Array, asked: BoolArray, known: Int64Array, row: Int64Array) -> BoolArray:
+    """Put the times from which rows are known in rising order, for each entity that is asked for.
+
+    Returns:
+        The entities where that moved any, since one of their rows was late; there `row` gets the greatest row known by each time.
+    """
+    moved = np.zeros(len(asked), np.bool_)
     for entity in range(len(asked)):
         start, stop = starts[entity], starts[entity + 1]
-        rising = True
-        for candidate in range(start if asked[entity] else stop, stop):
-            since[candidate], row[candidate] = known[candidate], candidate
-            rising = rising and (candidate == start or known[candidate] >= known[candidate - 1])
-        if not rising:  # a row that was late: order by when rows became known, and let the greatest one so far count
-            order = np.argsort(known[start:stop], kind="mergesort")
-            greatest = start
-            for place in range(stop - start):
-                greatest = max(greatest, start + order[place])
-                since[start + place], row[start + place] = known[start + order[place]], greatest
+        for candidate in range(start + 1 if asked[entity] else stop, stop):
+            if known[candidate] < known[candidate - 1]:
+                moved[entity] = True
+                break
+        if moved[entity]:
+            _merge_late(known[start:stop], row[start:stop], start)
+    return moved
+
+
+@compiled
+def _merge_late(known: Int64Array, row: Int64Array, start: int) -> None:
+    """Sort the times by moving the late ones, mostly few, behind what was known before them; `row` gets the greatest so far."""
+    times, is_late = known.copy(), np.zeros(len(known), np.bool_)
+    least = times[-1]
+    for place in range(len(times) - 2, -1, -1):
+        is_late[place] = times[place] > least
+        least = min(least, times[place])
+    late = np.flatnonzero(is_late)
+    late = late[np.argsort(times[late], kind="mergesort")]
+    prompt, next_late, greatest = 0, 0, start
+    for place in range(len(times)):
+        while prompt < len(times) and is_late[prompt]:
+            prompt += 1
+        chosen = prompt
+        if prompt == len(times) or (next_late < len(late) and times[late[next_late]] < times[prompt]):
+            chosen = late[next_late]
+            next_late += 1
+        else:
+            prompt += 1
+        greatest = max(greatest, start + chosen)
+        known[place], row[place] = times[chosen], greatest
 
 
 @compiled
 def find_rows(
-    entity: Int64Array, at: Int64Array, starts: Int64Array, stops: Int64Array, since: Int64Array, row: Int64Array
+    entity: Int64Array,
+    at: Int64Array,
+    starts: Int64Array,
+    stops: Int64Array,
+    since: Int64Array,
+    moved: BoolArray,
+    row: Int64Array,
 ) -> Int64Array:
     """Return for each read the greatest row of its entity that counts at its time, or -1.
 
-    Rows start to count at `since`, which rises within an entity; `row` says the greatest row that counts by then, and when it is empty
-    that is the row in the same place.
+    Rows start to count at `since`, which rises within an entity. Of the entities that are `moved`, `row` says the greatest row that
+    counts by then; of others it is the row in the same place. An empty `moved` is none.
     """
     found = np.full(len(entity), -1, np.int64)
     for read in range(len(entity)):
@@ -123,7 +155,7 @@ def find_rows(
         start = starts[entity[read]]
         place = _last_until(since, start, stops[entity[read]], at[read])
         if place >= start:
-            found[read] = row[place] if len(row) else place
+            found[read] = row[place] if len(moved) and moved[entity[read]] else place
     return found
 
 
