@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -114,7 +115,7 @@ def ingest_rows(
     warnings = admit(fresh, rows)
     if len(fresh):
         first = sequence.reserve(len(fresh))
-        table.load(fresh.append_column(SEQ, pa.array(range(first, first + len(fresh)), pa.int64())))
+        table.load(fresh.append_column(SEQ, pa.array(np.arange(first, first + len(fresh)))))
     return IngestReport(
         view=view,
         read=len(canonical.rows) + canonical.null_events + canonical.null_keys,

@@ -17,9 +17,10 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from featurestore.errors import ConflictError
+from featurestore.offline.actions import BUCKETS, COMPACT, Change, LogVersion, TableState
 from featurestore.offline.buckets import buckets_of, check_buckets, suitable_buckets
 from featurestore.offline.data_files import DataFile, WrittenFile, discard, read_data_file, write_data_file
-from featurestore.offline.log import BUCKETS, COMMIT_ATTEMPTS, COMPACT, Change, LogVersion, TableLog, TableState
+from featurestore.offline.log import COMMIT_ATTEMPTS, TableLog
 from featurestore.offline.order import sorted_order
 from featurestore.rows import RowSchema
 

@@ -33,15 +33,44 @@ def write_durably(path: Path, content: bytes, *, mode: int = 0o666) -> None:
     """
     beside = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
     try:
-        handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(handle)
+        _write_new(beside, content, mode)
         beside.replace(path)
         sync(path.parent)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def _write_new(path: Path, content: bytes, mode: int = 0o666) -> None:
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    with os.fdopen(handle, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(handle)
+
+
+def publish(path: Path, content: bytes) -> bool:
+    """Put a new file in its place: whenever it is interrupted, it is there as a whole or not at all.
+
+    Args:
+        path: The file.
+        content: What it holds.
+
+    Returns:
+        Whether it was put there; False when there is one already.
+
+    Raises:
+        OSError: It cannot be written, and is not there.
+    """
+    beside = path.with_name(f"_{path.stem}-{uuid.uuid4().hex}.tmp")
+    try:
+        _write_new(beside, content)
+        os.link(beside, path)
+    except FileExistsError:
+        return False
+    finally:
+        beside.unlink(missing_ok=True)
+    sync(path.parent)
+    return True
 
 
 def append_lines(path: Path, lines: Iterable[bytes]) -> None:

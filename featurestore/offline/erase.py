@@ -16,10 +16,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from featurestore.errors import ConflictError, CorruptionError
+from featurestore.offline.actions import COMPACT, ERASE, Change
 from featurestore.offline.data_files import DRAFT, DataFile, WrittenFile, damage, read_data_file, write_data_file
 from featurestore.offline.durable import sync
 from featurestore.offline.erased_files import ErasedFile, erased_files, record_erased
-from featurestore.offline.log import COMMIT_ATTEMPTS, COMPACT, ERASE, Change, TableLog
+from featurestore.offline.log import COMMIT_ATTEMPTS, TableLog
 from featurestore.rows import SEQ, RowSchema
 from featurestore.subject import Subject
 

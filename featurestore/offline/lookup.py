@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from featurestore.offline.actions import TableState
 from featurestore.offline.buckets import buckets_of, suitable_buckets
 from featurestore.offline.data_files import DataFile, open_data_file, read_data_file
-from featurestore.offline.log import TableState
 from featurestore.offline.relations import query, quoted, with_integer_times
 from featurestore.rows import EVENT, SEQ, RowSchema
 

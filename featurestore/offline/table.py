@@ -19,12 +19,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from featurestore.errors import NotFoundError
+from featurestore.offline.actions import BUCKETS, FOLD, LOAD, Change, TableState
 from featurestore.offline.buckets import check_buckets, suitable_buckets
 from featurestore.offline.compaction import CompactReport, compact, tend, write_buckets
 from featurestore.offline.data_files import DataFile, grouped, read_data_file, write_data_file
 from featurestore.offline.durable import holding, rewriting
 from featurestore.offline.erase import TableErasure, erase_rows
-from featurestore.offline.log import BUCKETS, FOLD, LOAD, Change, TableLog, TableState
+from featurestore.offline.log import TableLog
 from featurestore.offline.lookup import Found, look_up, rows_after
 from featurestore.offline.order import greatest_rows, sorted_order
 from featurestore.offline.vacuum import RETENTION, vacuum
@@ -163,9 +164,8 @@ class OfflineTable:
         """
         self._log.create(self.schema.arrow())
         rows = rows.select(self.schema.arrow().names).combine_chunks()
-        with self._log.read_beside():
-            rows = rows.take(pa.array(sorted_order(rows, self.schema)))
-            written = [write_data_file(self.directory, rows, self.schema)] if len(rows) else []
+        rows = rows.take(pa.array(sorted_order(rows, self.schema)))
+        written = [write_data_file(self.directory, rows, self.schema)] if len(rows) else []
         change = Change(written, marks={FOLD: fold})
         return self._log.commit(change, still=lambda now: now.mark(FOLD) < fold) is not None
 

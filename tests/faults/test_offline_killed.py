@@ -23,7 +23,7 @@ from featurestore.testing.projects import ScratchProject
 
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(
-    ["__main__", "featurestore.testing.projects", "pandas"]
+    ["__main__", "featurestore.testing.projects", "featurestore.offline.delta", "pandas"]
 )  # imported once, before any store is open
 
 BATCH_SECONDS = 0.06  # about what one batch takes, and what comes with it

@@ -17,7 +17,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 from writer_process import NOW, READINGS, SENSORS, write_batches, write_together
 
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["featurestore.testing.projects", "pandas"])  # imported once, before any store is open
+PROCESSES.set_forkserver_preload(
+    ["featurestore.testing.projects", "featurestore.offline.delta", "pandas"]
+)  # imported once, before any store is open
 
 
 def kill_while_it_writes(write, folder, first, delay):

@@ -40,7 +40,7 @@ from quarantine_process import NOW, READINGS, SENSORS, batch_rows, write_batches
 
 REF = ViewRef("readings", 1)
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["featurestore.testing.projects", "pandas"])
+PROCESSES.set_forkserver_preload(["featurestore.testing.projects", "featurestore.offline.delta", "pandas"])
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ from featurestore.offline.table import OfflineTable
 from featurestore.rows import CREATED, EVENT, SEQ
 
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["__main__", "featurestore.offline.table", "pandas"])
+PROCESSES.set_forkserver_preload(["__main__", "featurestore.offline.table", "featurestore.offline.delta", "pandas"])
 
 
 @pytest.fixture

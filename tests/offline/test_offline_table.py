@@ -1,5 +1,6 @@
 """The offline table: what was committed is what is read, sorted, once, checked, and whole."""
 
+import os
 import random
 import sys
 import threading
@@ -52,13 +53,13 @@ def test_bulk_and_recent_rows_are_read_together(table):
 
 def test_every_commit_and_checkpoint_is_synced(tmp_path, monkeypatch):
     synced = set()
-    real = table_log.sync
+    real = os.fsync
 
-    def noting(*paths):
-        real(*paths)
-        synced.update(paths)
+    def noting(handle):
+        real(handle)
+        synced.add(os.fstat(handle).st_ino)
 
-    monkeypatch.setattr(table_log, "sync", noting)
+    monkeypatch.setattr(os, "fsync", noting)
     monkeypatch.setattr(table_log, "CHECKPOINT_EVERY", 2)
     table = OfflineTable(tmp_path / "weather", SCHEMA)
     table.load(rows(*LOG))
@@ -66,7 +67,19 @@ def test_every_commit_and_checkpoint_is_synced(tmp_path, monkeypatch):
     table.append(rows(("JFK", 8, None, 1.0, 1, 6)), fold=6)
     log = set((table.directory / "_delta_log").iterdir())
     assert {path.suffix for path in log} == {".json", ".parquet", ""}
-    assert log <= synced
+    assert {path.stat().st_ino for path in log} <= synced
+
+
+def test_a_damaged_commit_is_named(table):
+    table.load(rows(*LOG[:2]))
+    other = OfflineTable(table.directory, SCHEMA)
+    assert len(other.read()) == 2
+    table.append(rows(*LOG[2:]), fold=1)
+    commit = max((table.directory / "_delta_log").glob("*.json"))
+    commit.write_bytes(commit.read_bytes().replace(b'"', b"'", 1))
+    with pytest.raises(CorruptionError, match="A commit is damaged") as caught:
+        other.read()
+    assert caught.value.place == str(commit)
 
 
 def test_an_unknown_column_is_an_error_that_says_the_nearest(table):
