@@ -17,6 +17,7 @@ import yaml
 from feast import Entity, FeatureStore, FeatureView, Field, FileSource, ValueType
 from feast.protos.feast.serving.ServingService_pb2 import GetOnlineFeaturesRequest, GetOnlineFeaturesResponse
 from feast.types import Float64, Int64, String
+from memory import greatest_resident_set
 from tables import CREATED, EVENT, KEY, TTL_DAYS, VIEW
 
 _TYPES = {"float64": Float64, "int64": Int64, "string": String}
@@ -31,10 +32,11 @@ class Repository:
         dtypes: Feature -> type.
         created: Whether the file has created times.
         online: Settings of the online store.
+        views: How many views there are of the same file; several are told apart by their names.
     """
 
     def __init__(
-        self, folder: str, file: str, dtypes: dict[str, str], *, created: bool, online: dict[str, str]
+        self, folder: str, file: str, dtypes: dict[str, str], *, created: bool, online: dict[str, str], views: int = 1
     ) -> None:
         Path(folder).mkdir(parents=True)
         settings = {
@@ -51,21 +53,30 @@ class Repository:
             name="source", path=file, timestamp_field=EVENT, created_timestamp_column=CREATED if created else ""
         )
         schema = [Field(name=KEY, dtype=Int64), *(Field(name=n, dtype=_TYPES[t]) for n, t in dtypes.items())]
-        view = FeatureView(name=VIEW, entities=[user], ttl=timedelta(days=TTL_DAYS), schema=schema, source=source)
+        names = [VIEW] if views == 1 else [f"{VIEW}_{n}" for n in range(views)]
+        ttl = timedelta(days=TTL_DAYS)
+        made = [FeatureView(name=name, entities=[user], ttl=ttl, schema=schema, source=source) for name in names]
         self.store = FeatureStore(repo_path=folder)
-        self.store.apply([user, view])
-        self.features = [f"{VIEW}:{name}" for name in dtypes]
+        self.store.apply([user, *made])
+        self.features = [f"{view}:{name}" for view in names for name in dtypes]
+        self.full_names = views > 1
 
     def historical(self, spine: str, *, as_known: bool, out: str | None = None) -> float:
         """Read a training set and return the seconds it took; also write it, if asked to."""
         keys = pd.read_parquet(spine)
         begun = time.perf_counter()
-        job = self.store.get_historical_features(keys, self.features, filter_by_created_timestamp=as_known)
+        job = self.store.get_historical_features(
+            keys, self.features, full_feature_names=self.full_names, filter_by_created_timestamp=as_known
+        )
         frame = job.to_df()
         seconds = time.perf_counter() - begun
         if out:
             frame.to_parquet(out)
         return seconds
+
+    def memory(self) -> float:
+        """Return the greatest resident set so far, in megabytes."""
+        return greatest_resident_set()
 
     def materialize(self, days: int = 2) -> None:
         """Fill the online store with the last days."""

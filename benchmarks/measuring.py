@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any, Literal, TypeVar
 
-Unit = Literal["s", "req/s"]
+Unit = Literal["s", "MB", "req/s"]
 
 _T = TypeVar("_T")
 
@@ -27,7 +27,7 @@ class Claim:
 
     Attributes:
         name: What was done.
-        unit: Of the numbers; fewer seconds are better, more requests a second are.
+        unit: Of the numbers; fewer seconds and megabytes are better, more requests a second are.
         runs: Contender -> one number for each round; the first one is ours, and the ratios are its.
         remarks: Contender -> what else is to be known of it.
     """
@@ -45,7 +45,7 @@ class Claim:
         """Say round by round how many times better the first contender is than a peer; below 1 it is worse."""
         ours = self.runs[next(iter(self.runs))]
         pairs = zip(ours, self.runs[peer], strict=True)
-        return [b / a if self.unit == "s" else a / b for a, b in pairs]
+        return [a / b if self.unit == "req/s" else b / a for a, b in pairs]
 
     def document(self) -> dict[str, Any]:
         """Return the neutral form."""

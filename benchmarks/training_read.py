@@ -109,13 +109,13 @@ def _large(effort: Effort) -> list[Claim]:
     with TemporaryDirectory() as scratch:
         folder = Path(scratch)
         file = write_rows(events(rows, entities, end=END), folder / "events.parquet")
-        table = _offline_table(pq.read_table(file), folder / "table")
+        table = offline_table(pq.read_table(file), folder / "table")
         keys = spine(asked, entities, end=END)
         numbers = [name for name, dtype in TRAINING.dtypes.items() if dtype != "string"]
         size = f"{asked:,} rows, {rows:,} events a view"
 
         def ours(features: Sequence[str], views: int = 1) -> pa.Table:
-            return read_training_set(_plan(features, views), keys, tables=lambda _: table).table
+            return read_training_set(plan_of_views(features, views), keys, tables=lambda _: table).table
 
         _demand_equal(ours(FEATURES), _duckdb(AS_KNOWN, file, keys))
         beside = {
@@ -154,31 +154,40 @@ def _wide(effort: Effort) -> Claim:
     made |= {name: np.round(random.normal(size=rows), 1) for name in names}
     keys = spine(rows, 2_000, end=END)
     with TemporaryDirectory() as scratch:
-        table = _offline_table(pa.table(made), Path(scratch))
-        plan = _plan(names, 1)
+        table = offline_table(pa.table(made), Path(scratch))
+        plan = plan_of_views(names, 1)
         runs = in_turn(
             {OURS: lambda: seconds_of(lambda: read_training_set(plan, keys, tables=lambda _: table))}, effort.rounds
         )
     return Claim(f"Training read, {rows:,} rows x {features:,} features", "s", runs)
 
 
-def _offline_table(rows: pa.Table, folder: Path) -> OfflineTable:
+def offline_table(rows: pa.Table, folder: Path) -> OfflineTable:
     """Load events as a view has them, without a project around it."""
-    values = [name for name in rows.column_names if name not in (KEY, EVENT, CREATED)]
-    schema = RowSchema(
-        keys=(RowColumn(KEY, DType("int64"), KEY),),
-        event_key=(),
-        values=tuple(RowColumn(name, from_arrow(rows.schema.field(name).type), name) for name in values),
-        event_timestamp=EVENT,
-        created_timestamp=CREATED if CREATED in rows.column_names else None,
-    )
+    schema = _row_schema(rows.schema)
     accepted = schema.canonical(rows).rows.append_column(SEQ, pa.array(np.arange(1, len(rows) + 1)))
     table = OfflineTable(folder, schema)
     table.load(accepted)
     return table.pinned()
 
 
-def _plan(features: Sequence[str], views: int) -> ReadPlan:
+def opened_table(folder: Path, file: Path) -> OfflineTable:
+    """Open a table that another process loaded from a file of events."""
+    return OfflineTable(folder, _row_schema(pq.read_schema(file))).pinned()
+
+
+def _row_schema(columns: pa.Schema) -> RowSchema:
+    values = [name for name in columns.names if name not in (KEY, EVENT, CREATED)]
+    return RowSchema(
+        keys=(RowColumn(KEY, DType("int64"), KEY),),
+        event_key=(),
+        values=tuple(RowColumn(name, from_arrow(columns.field(name).type), name) for name in values),
+        event_timestamp=EVENT,
+        created_timestamp=CREATED if CREATED in columns.names else None,
+    )
+
+
+def plan_of_views(features: Sequence[str], views: int) -> ReadPlan:
     """Return a plan of the same features in several views of one entity, each over the same files."""
     keys = ((KEY, "int64"),)
     source = SourceRecord(
