@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from debt import indebted_model
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.metrics import roc_auc_score
 from story import fresh_folder, progress, run, step, tell
@@ -159,12 +160,19 @@ def main(folder: Path) -> None:
                 enforce_weather(folder, store)
                 refused_dashboard(address, tokens)
 
+        with step(
+            "11. A second model in debt",
+            "It was made before a deadline: the schedule twice over, a constant, two versions of weather, its own score.",
+            "`debt` says what the history and the graph show; `evaluate` retrains without each feature and says what it is worth.",
+        ):
+            indebted_model(folder, store, flights, CUT)
+
     print(f"\nDone in {time.monotonic() - begun:.0f} s. Explore {folder}:")
     print(f"  cd {folder}")
     print("  lineage check; lineage impact plane; lineage upstream delay_model@1; lineage explain <id>")
     print("  featurestore get weather:wind_speed -k origin=JFK --consumer gate_planner   # weather asks who reads now")
     print("  edit features.py (say, the ttl of weather), then: featurestore plan; featurestore apply")
-    print("  featurestore ingest weather@v2; featurestore materialize weather@v2; featurestore show weather@v2")
+    print("  featurestore ingest weather@v3; featurestore materialize weather@v3; featurestore show weather@v3")
     print("  featurestore serve --clock replay   # then GET /v1/status, /openapi.json")
 
 

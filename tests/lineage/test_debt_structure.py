@@ -1,0 +1,213 @@
+"""Debts that the history and the graph show exactly: bundles, stale pins, cascades, loops."""
+
+import copy
+
+import pytest
+from conftest import DECLARED, NOW, consumer, feature, flights, source, version
+
+from lineage import Lineage, Verdict
+from lineage.evaluation.record import Record, save_record
+
+DAY = 86_400_000_000
+
+
+def flagged(folder, *codes):
+    ask = Lineage(folder, clock=lambda: NOW)
+    return {f.subject: f for f in ask.check(select=list(codes)).all if f.verdict is Verdict.FLAGGED}
+
+
+def with_reads(reads, key="delay_model@1", **fields):
+    document = copy.deepcopy(flights())
+    document["consumers"] |= consumer(key, reads=reads, dataset="delay_training", label="late", **fields)
+    return document
+
+
+def evaluated(registry, without, *, features, model="delay_model@1", saved_at=DECLARED, problem=""):
+    record = Record(
+        model, tuple(sorted(without)), tuple(sorted(features)), "d", "ab12", "late", "log_loss", "x:y",
+        created_at=NOW - DAY, dataset_saved_at=saved_at, problem=problem,
+    )  # fmt: skip
+    save_record(registry.path.parent / "evaluations", record)
+
+
+ONE, THREE = ["weather@v1:temp"], ["weather@v1:temp", "weather@v1:humid", "plane@v1:seats"]
+BUNDLE = "delay_model since revision 2: plane:seats, weather:humid"
+
+
+@pytest.fixture
+def bundled(registry):
+    registry.commit(with_reads(ONE), when=DECLARED)
+    registry.commit(with_reads(THREE), when=DECLARED + DAY, revision=2)
+    return registry
+
+
+def test_two_features_of_one_commit_that_nobody_evaluated_are_a_bundle(bundled):
+    found = flagged(bundled.folder, "LN410")
+    assert set(found) == {BUNDLE}
+    assert found[BUNDLE].evidence[0]["score"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("without", "fields", "is_bundle"),
+    [
+        (["weather@v1:humid"], {}, False),
+        (["plane@v1:seats", "weather@v1:humid"], {}, True),  # all of it says nothing of a part
+        (["weather@v1:temp"], {}, True),  # not of the bundle
+        (["weather@v1:humid", "weather@v1:temp"], {}, True),  # more than the bundle
+        (["weather@v1:humid"], {"problem": "the trainer failed"}, True),
+        (["weather@v1:humid"], {"saved_at": DECLARED - 100 * DAY}, True),  # rows of long before
+        (["weather@v1:humid"], {"model": "other@1"}, True),
+        (
+            ["weather@v1:humid"],
+            {"features": ["weather@v1:temp", "weather@v1:humid"]},
+            True,
+        ),  # not beside the rest of it
+    ],
+)
+def test_a_bundle_is_settled_by_an_evaluation_of_a_part_of_it(bundled, without, fields, is_bundle):
+    evaluated(bundled, without, **{"features": THREE} | fields)
+    assert (BUNDLE in flagged(bundled.folder, "LN410")) is is_bundle
+
+
+def test_first_features_new_versions_and_other_names_are_no_bundle(registry):
+    registry.commit(with_reads(THREE), when=DECLARED)
+    later = with_reads(["weather@v2:temp", "weather@v2:humid", "plane@v1:places"])
+    later["views"]["plane"]["versions"]["1"]["features"] = [feature("places") | {"fingerprint": "fp-seats"}]
+    registry.commit(later, when=DECLARED + DAY, revision=2)
+    assert flagged(registry.folder, "LN410") == {}
+
+
+def test_the_first_features_are_told_apart(project):
+    found = Lineage(project.folder, clock=lambda: NOW).check(select=["LN411"]).all
+    assert [f.verdict for f in found] == [Verdict.UNDETERMINED]
+    assert flagged(project.folder, "LN410") == {}
+
+
+def test_a_declared_group_counts_as_one(registry):
+    tags = {"group.weather_and_plane": "weather:humid, plane:seats"}
+    registry.commit(with_reads(ONE), when=DECLARED)
+    registry.commit(with_reads(THREE, tags=tags), when=DECLARED + DAY, revision=2)
+    assert flagged(registry.folder, "LN410") == {}
+
+
+def test_what_was_taken_out_again_is_no_bundle_and_what_came_back_is_one(registry):
+    registry.commit(with_reads(ONE), when=DECLARED)
+    registry.commit(with_reads(THREE), when=DECLARED + DAY, revision=2)
+    registry.commit(with_reads(ONE), when=DECLARED + 2 * DAY, revision=3)
+    assert flagged(registry.folder, "LN410") == {}
+    registry.commit(with_reads(THREE), when=DECLARED + 3 * DAY, revision=4)
+    assert set(flagged(registry.folder, "LN410")) == {BUNDLE.replace("revision 2", "revision 4")}
+
+
+def test_a_pin_to_an_old_version_is_stale_after_a_month(registry):
+    registry.commit(flights(), when=NOW - 40 * DAY)
+    assert set(flagged(registry.folder, "LN422")) == {"delay_model@1 stays with weather@v1"}
+    registry._run("UPDATE commits SET committed_at = " + str(NOW - 20 * DAY))
+    assert flagged(registry.folder, "LN422") == {}
+
+
+def models(**chains):
+    """A project of models; ``b="a"`` means that b reads what a writes, several separated by blanks."""
+    document = copy.deepcopy(flights())
+    document["consumers"] = {}
+    for name, reads in chains.items():
+        score = f"{name}_score"
+        made_from = source(score, kind="push")
+        document["views"][score] = {"current": 1, "versions": {"1": version(feature("score"), made_from=made_from)}}
+        refs = [f"{other}_score@v1:score" for other in reads.split()]
+        tags = {"stage": "ensemble"} if name.startswith("ensemble") else {}
+        document["consumers"] |= consumer(
+            f"{name}@1", reads=["weather@v1:temp", *refs], writes=[f"{score}@v1"], tags=tags, label=f"label_{name}"
+        )
+    return document
+
+
+def test_a_chain_of_models_is_a_cascade_with_its_depth(registry):
+    registry.commit(models(a="", b="a", c="b", d="c", lonely=""))
+    found = flagged(registry.folder, "LN451")
+    assert {f.evidence[0]["depth"] for f in found.values()} == {1, 2, 3}
+    assert found["d builds on c"].evidence[0]["chain"] == ["a", "b", "c", "d"]
+    assert set(flagged(registry.folder, "LN450")) == set()
+
+
+def test_only_the_next_model_is_built_upon(registry):
+    registry.commit(models(a="", b="a", c="b"))
+    assert set(flagged(registry.folder, "LN451")) == {"b builds on a", "c builds on b"}
+
+
+def test_an_ensemble_that_says_so_is_none(registry):
+    registry.commit(models(a="", b="", ensemble="a b"))
+    assert flagged(registry.folder, "LN451") == {}
+
+
+def test_a_wrapper_of_one_prediction_is_a_calibration(registry):
+    document = models(a="", b="")
+    document["consumers"]["b@1"]["reads"] = ["a_score@v1:score"]
+    registry.commit(document)
+    assert flagged(registry.folder, "LN451") == {}
+
+
+def test_a_shared_source_is_no_cascade(registry):
+    registry.commit(models(a="", b="", c=""))
+    assert flagged(registry.folder, "LN451", "LN450") == {}
+
+
+def test_models_of_one_label_correct_each_other(registry):
+    document = models(a="", b="a")
+    document["consumers"]["b@1"]["label"] = "label_a"
+    registry.commit(document)
+    assert flagged(registry.folder, "LN451")["b builds on a"].evidence[0]["corrects"] == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("chains", "rings"),
+    [
+        ({"a": "a"}, {"loop of a"}),
+        ({"a": "b", "b": "a"}, {"loop of a, b"}),
+        ({"a": "c", "b": "a", "c": "b"}, {"loop of a, b, c"}),
+        ({"a": "b", "b": "a", "c": "d", "d": "c", "e": "a"}, {"loop of a, b", "loop of c, d"}),
+        ({"a": "", "b": "a"}, set()),
+    ],
+)
+def test_loops_are_found_whatever_their_length(registry, chains, rings):
+    registry.commit(models(**chains))
+    assert set(flagged(registry.folder, "LN450")) == rings
+
+
+def test_a_loop_closes_over_versions_of_a_model(registry):
+    document = models(a="", b="a")
+    document["consumers"] |= consumer("a@2", reads=["b_score@v1:score"], writes=["a_score@v1"])
+    registry.commit(document)
+    assert set(flagged(registry.folder, "LN450")) == {"loop of a, b"}
+
+
+def test_a_loop_through_a_computed_feature_and_a_job_is_found(registry):
+    document = models(a="")
+    document["views"]["report"] = {
+        "current": 1,
+        "versions": {"1": version(feature("late"), made_from=source("r", kind="push"))},
+    }
+    document["consumers"] |= consumer("reporter", kind="job", reads=["a_score@v1:score"], writes=["report@v1"])
+    document["consumers"]["a@1"]["reads"].append("report@v1:late")
+    registry.commit(document)
+    assert set(flagged(registry.folder, "LN450")) == {"loop of a"}
+
+
+def test_a_dashboard_closes_no_loop(registry):
+    document = models(a="")
+    document["consumers"] |= consumer("board", kind="dashboard", reads=["a_score@v1:score"])
+    registry.commit(document)
+    assert flagged(registry.folder, "LN450") == {}
+
+
+def test_a_loop_that_was_never_whole_at_one_time_is_none(registry):
+    registry.commit(models(a="b", b=""), when=DECLARED)
+    registry.commit(models(a="", b="a"), when=DECLARED + DAY, revision=2)
+    assert flagged(registry.folder, "LN450") == {}
+
+
+def test_shared_entities_are_a_candidate_and_never_flagged(registry):
+    registry.commit(models(a="", b=""))
+    found = Lineage(registry.folder, clock=lambda: NOW).check(select=["LN452"]).all
+    assert {f.verdict for f in found} == {Verdict.UNDETERMINED}
+    assert {f.subject for f in found} == {"a may act on what b reads", "b may act on what a reads"}
