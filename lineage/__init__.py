@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from lineage.findings import Finding, Findings, Parameters, Rule, Verdict
     from lineage.graph import Closure, Edge, Graph, Node
     from lineage.impact import Impact
+    from lineage.log import LogEntry
     from lineage.manifests import Declaration, ManifestDiff
     from lineage.project import Lineage, ObjectUsage, find_project
     from lineage.usage import Coverage, Gap, Reads
@@ -42,6 +43,7 @@ _HOMES = {
     "InvalidQuestionError": "errors",
     "Lineage": "project",
     "LineageError": "errors",
+    "LogEntry": "log",
     "ManifestDiff": "manifests",
     "MissingRegistryError": "errors",
     "NewerSchemaError": "errors",
@@ -74,6 +76,7 @@ __all__ = [
     "InvalidQuestionError",
     "Lineage",
     "LineageError",
+    "LogEntry",
     "ManifestDiff",
     "MissingRegistryError",
     "NewerSchemaError",

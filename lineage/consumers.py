@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -150,18 +150,31 @@ def transitively(state: State, start: Iterable[Node], reached: Iterable[Node]) -
 
 def relations(state: State) -> Iterator[Relation]:
     """Yield every relation of a reader to a feature version: first what is declared, then what is only read."""
-    grouped: dict[tuple[Reader, str], list[Reads]] = {}
-    for reader, read in state.reads:
-        grouped.setdefault((reader, read.feature), []).append(read)
     for consumer in state.snapshot.consumers.values():
         reader = Reader(Node("consumer", consumer.key), "consumer")
+        own = state.reads_by.get(reader, {})
         for feature in sorted(consumer.features):
-            yield _declared(state, consumer, reader, feature, grouped.get((reader, feature), []))
-    for (reader, feature), reads in sorted(grouped.items(), key=lambda item: (item[0][1], item[0][0].node)):
-        yield from _only_read(state, reader, feature, reads)
+            yield _declared(state, consumer, reader, feature, own.get(feature, ()))
+    only_read = (
+        (reader, feature, found)
+        for reader, own in state.reads_by.items()
+        for feature, found in _beside_the_manifest(state, reader, own)
+    )
+    for reader, feature, found in sorted(only_read, key=lambda item: (item[1], item[0].node)):
+        yield from _only_read(state, reader, feature, found)
 
 
-def _only_read(state: State, reader: Reader, feature: str, reads: list[Reads]) -> Iterator[Relation]:
+def _beside_the_manifest(
+    state: State, reader: Reader, reads: Mapping[str, tuple[Reads, ...]]
+) -> Iterable[tuple[str, tuple[Reads, ...]]]:
+    """Return what a reader read, without what its manifest lists if that counts everywhere and always."""
+    manifest = state.snapshot.consumers.get(reader.node.name) if reader.identity == "consumer" else None
+    if manifest is None or manifest.environment or manifest.expires_at is not None:
+        return reads.items()
+    return ((feature, found) for feature, found in reads.items() if feature not in manifest.features)
+
+
+def _only_read(state: State, reader: Reader, feature: str, reads: tuple[Reads, ...]) -> Iterator[Relation]:
     """Yield what was read and is not listed: covered by an on-demand feature that is listed, or undeclared."""
     manifest = state.snapshot.consumers.get(reader.node.name) if reader.identity == "consumer" else None
     listed = manifest is not None and feature in manifest.features
@@ -182,8 +195,8 @@ def covered(state: State, reader: Reader, read: Reads) -> bool:
     return state.snapshot.consumers[reader.node.name].counts_in(read.environment, read.last_read)
 
 
-def _declared(state: State, consumer: Consumer, reader: Reader, feature: str, reads: list[Reads]) -> Relation:
-    counted = tuple(read for read in reads if covered(state, reader, read))
+def _declared(state: State, consumer: Consumer, reader: Reader, feature: str, reads: tuple[Reads, ...]) -> Relation:
+    counted = _counted(consumer, reads)
     since = state.declared_since.get((consumer.key, feature), state.snapshot.committed_at)
     if any(read.served for read in counted):
         standing = Standing.HEALTHY
@@ -192,6 +205,13 @@ def _declared(state: State, consumer: Consumer, reader: Reader, feature: str, re
     else:
         standing = Standing.UNDETERMINED
     return Relation(reader, feature, standing, consumer.owner, counted, since)
+
+
+def _counted(consumer: Consumer, reads: tuple[Reads, ...]) -> tuple[Reads, ...]:
+    """Return the reads of a feature that a manifest lists for their environment and time; most manifests say neither."""
+    if not consumer.environment and consumer.expires_at is None:
+        return reads
+    return tuple(read for read in reads if consumer.counts_in(read.environment, read.last_read))
 
 
 def certainly_unread(state: State, consumer: Consumer, feature: str, since: int) -> bool:

@@ -2,9 +2,11 @@
 
     app.include_router(router(lambda: Lineage("flights"), authorize=may_read), prefix="/lineage")
 
-Every route only reads, and asks `authorize` first. FastAPI is imported here and nowhere else in asked.lineage.
+Every route asks `authorize` first, and only reads but for ``POST /openlineage``, which takes events in. FastAPI is imported here and
+nowhere else in lineage.
 """
 
+import asyncio
 import json
 import time
 from collections.abc import Callable, Mapping
@@ -17,8 +19,8 @@ from fastapi.routing import APIRoute
 
 from lineage.cli import EXIT_CODES
 from lineage.drawing import as_document, as_dot, as_mermaid
-from lineage.errors import LineageError
-from lineage.objects import resolve
+from lineage.errors import InvalidQuestionError, LineageError
+from lineage.objects import resolve, with_parts
 from lineage.printing import document
 from lineage.project import Lineage
 from lineage.usage import Coverage
@@ -51,14 +53,18 @@ class _Route(APIRoute):
         return answer
 
 
-def router(open_lineage: Callable[[], Lineage], *, authorize: Callable[..., Any]) -> APIRouter:  # noqa: C901 - one line a route
+def router(  # noqa: C901 - one line a route
+    open_lineage: Callable[[], Lineage], *, authorize: Callable[..., Any], prefix: str = "", max_bytes: int = 1 << 22
+) -> APIRouter:
     """Return the routes of every question.
 
     Args:
         open_lineage: Opens the project that is asked about.
         authorize: A FastAPI dependency that raises unless the caller may read asked.lineage.
+        prefix: What the paths begin with.
+        max_bytes: The longest body that is read.
     """
-    routes = APIRouter(route_class=_Route, dependencies=[Depends(authorize)], tags=["lineage"])
+    routes = APIRouter(prefix=prefix, route_class=_Route, dependencies=[Depends(authorize)], tags=["lineage"])
 
     def asked_now() -> _Asked:
         started = time.perf_counter()
@@ -115,6 +121,10 @@ def router(open_lineage: Callable[[], Lineage], *, authorize: Callable[..., Any]
         found = [{**_fields(agreement), "fix": agreement.fix} for agreement in asked.lineage.cells(ref)]
         return _answer(asked, "cells", {"object": ref, "cells": found}, asked.lineage.coverage())
 
+    @routes.get("/log")
+    def log(asked: Asked, about: str = "", since: str | None = None) -> Response:
+        return _answer(asked, "log", {"object": about, "entries": asked.lineage.log(about, since=since)}, None)
+
     @routes.get("/select")
     def select(asked: Asked, selection: str) -> Response:
         return _answer(asked, "select", {"selection": selection, "nodes": asked.lineage.select(selection)}, None)
@@ -126,13 +136,40 @@ def router(open_lineage: Callable[[], Lineage], *, authorize: Callable[..., Any]
             return _answer(asked, "export", as_document(whole), asked.lineage.coverage())
         return PlainTextResponse(as_dot(whole) if form == "dot" else as_mermaid(whole))
 
+    @routes.post("/openlineage")
+    async def openlineage(request: Request) -> Response:
+        started = time.perf_counter()
+        events = await _events_of(request, max_bytes)
+        lineage = open_lineage()
+        taken = await asyncio.to_thread(lineage.take_events, events, origin="http")
+        return _answer(_Asked(lineage, started), "import openlineage", _fields(taken), None)
+
     return routes
+
+
+async def _events_of(request: Request, max_bytes: int) -> list[Any]:
+    """Return one event or an array of them; JSON must be said, since a page of another origin cannot say that without asking first."""
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise InvalidQuestionError("The body must be JSON.", repair="Send `content-type: application/json`.")
+    body = b""
+    async for part in request.stream():
+        body += part
+        if len(body) > max_bytes:
+            raise InvalidQuestionError(f"The body has more than {max_bytes} bytes.", repair="Send it in parts.")
+    try:
+        found = json.loads(body)
+    except ValueError as error:
+        raise InvalidQuestionError(f"The body is no JSON: {error}.") from error
+    return found if isinstance(found, list) else [found]
 
 
 def _closure(asked: _Asked, command: str, ref: str, depth: int | None) -> Response:
     graph = asked.lineage.graph()
-    walk = graph.upstream if command == "upstream" else graph.downstream
-    closure = walk(resolve(ref, graph).nodes, depth=depth)
+    about = resolve(ref, graph)
+    up = command == "upstream"
+    closure = (
+        graph.upstream(with_parts(graph, about), depth=depth) if up else graph.downstream(about.nodes, depth=depth)
+    )
     nodes = [{"object": node, "kind": node.kind, "distance": distance} for node, distance in closure.distances.items()]
     return _answer(
         asked, command, {"object": ref, "nodes": nodes}, asked.lineage.coverage(), truncated=closure.truncated

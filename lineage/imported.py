@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from lineage.errors import CorruptRegistryError, NotAllowedError, UnavailableError
-from lineage.registry import Declarations
+from lineage.graph import Edge, Node
+from lineage.registry import Consumer, Declarations
 
 RECORDS = "lineage.db"
 _TABLES = """
@@ -26,6 +27,17 @@ CREATE TABLE IF NOT EXISTS code_references (repository TEXT, file TEXT, line INT
 CREATE TABLE IF NOT EXISTS repositories (repository TEXT PRIMARY KEY, scanned_at INTEGER, unresolved INTEGER);
 CREATE TABLE IF NOT EXISTS artefacts (consumer TEXT PRIMARY KEY, document TEXT);
 CREATE TABLE IF NOT EXISTS declarations (revision INTEGER, committed_at INTEGER, since TEXT);
+CREATE TABLE IF NOT EXISTS manifests (consumer TEXT PRIMARY KEY, document TEXT, origin TEXT, at INTEGER);
+CREATE TABLE IF NOT EXISTS events (document TEXT PRIMARY KEY, at INTEGER);
+CREATE TABLE IF NOT EXISTS nodes (kind TEXT, name TEXT, PRIMARY KEY (kind, name));
+CREATE TABLE IF NOT EXISTS edges (upstream_kind TEXT, upstream TEXT, downstream_kind TEXT, downstream TEXT, kind TEXT, at INTEGER,
+                                  PRIMARY KEY (upstream_kind, upstream, downstream_kind, downstream, kind));
+"""
+
+
+_TOLD_KEY = """
+    SELECT (SELECT count(*) FROM edges), (SELECT sum(at % 1000003) FROM edges), (SELECT count(*) FROM nodes),
+           (SELECT count(*) FROM manifests), (SELECT sum(length(document) + at % 1000003) FROM manifests)
 """
 
 
@@ -110,24 +122,20 @@ def read_records(path: Path, *, until: int) -> Records:
     Raises:
         CorruptRegistryError: The file is not what `lineage import` writes.
     """
-    if not path.is_file():
-        return Records(artefacts={}, repositories={})
-    with _translated(path):
-        connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=5, isolation_level=None)
-        try:
-            accesses = connection.execute(
-                "SELECT at, principal, kind, object, origin, line FROM accesses WHERE at <= ? ORDER BY at, principal, object",
-                (until,),
-            )
-            references = connection.execute("SELECT * FROM code_references ORDER BY repository, file, line, 4, ref")
-            return Records(
-                tuple(Access(*row) for row in accesses),
-                tuple(CodeReference(*row) for row in references),
-                {key: json.loads(text) for key, text in connection.execute("SELECT consumer, document FROM artefacts")},
-                dict(connection.execute("SELECT repository, unresolved FROM repositories")),
-            )
-        finally:
-            connection.close()
+    with _reading(path) as connection:
+        if connection is None:
+            return Records(artefacts={}, repositories={})
+        accesses = connection.execute(
+            "SELECT at, principal, kind, object, origin, line FROM accesses WHERE at <= ? ORDER BY at, principal, object",
+            (until,),
+        )
+        references = connection.execute("SELECT * FROM code_references ORDER BY repository, file, line, 4, ref")
+        return Records(
+            tuple(Access(*row) for row in accesses),
+            tuple(CodeReference(*row) for row in references),
+            {key: json.loads(text) for key, text in connection.execute("SELECT consumer, document FROM artefacts")},
+            dict(connection.execute("SELECT repository, unresolved FROM repositories")),
+        )
 
 
 def add_accesses(path: Path, accesses: Iterable[Access]) -> int:
@@ -189,6 +197,95 @@ def put_artefact(path: Path, consumer: str, document: Mapping[str, Any]) -> None
         )
 
 
+@dataclass(frozen=True, slots=True)
+class ToldGraph:
+    """Objects and edges that events of others told, each edge with the first instant it was told for (microseconds since 1970 UTC)."""
+
+    nodes: tuple[Node, ...] = ()
+    edges: tuple[tuple[Edge, int], ...] = ()
+
+
+def add_events(
+    path: Path, events: Iterable[tuple[str, int]], *, nodes: Iterable[Node], edges: Iterable[tuple[Edge, int]]
+) -> int:
+    """Keep events and what they tell, and return how many events were new; late, repeated and unordered ones end the same.
+
+    Args:
+        path: ``store/lineage.db``; made when missing.
+        events: Each as canonical JSON, with its instant.
+        nodes: Objects that they tell of.
+        edges: Edges that they tell, with their instants.
+
+    Raises:
+        NotAllowedError: The folder may not be written.
+    """
+    rows = [(e.upstream.kind, e.upstream.name, e.downstream.kind, e.downstream.name, e.kind, at) for e, at in edges]
+    with _writing(path) as connection:
+        before = connection.total_changes
+        connection.executemany("INSERT OR IGNORE INTO events VALUES (?, ?)", events)
+        new = connection.total_changes - before
+        connection.executemany("INSERT OR IGNORE INTO nodes VALUES (?, ?)", [(n.kind, n.name) for n in nodes])
+        connection.executemany(
+            "INSERT INTO edges VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET at = min(at, excluded.at)", rows
+        )
+    return new
+
+
+def put_manifests(path: Path, manifests: Iterable[tuple[Consumer, int]], *, origin: str) -> int:
+    """Keep manifests that another tool holds, in place of those it held before, and return how many there are now.
+
+    Args:
+        path: ``store/lineage.db``; made when missing.
+        manifests: Each with since when it is declared, in microseconds since 1970 UTC.
+        origin: Where they come from.
+
+    Raises:
+        NotAllowedError: The folder may not be written.
+    """
+    rows = [(c.key, json.dumps(asdict(c), sort_keys=True), origin, at) for c, at in manifests]
+    with _writing(path) as connection:
+        connection.execute("DELETE FROM manifests WHERE origin = ?", (origin,))
+        connection.executemany("INSERT OR REPLACE INTO manifests VALUES (?, ?, ?, ?)", rows)
+    return len(rows)
+
+
+def read_manifests(path: Path, *, until: int) -> tuple[tuple[Consumer, int], ...]:
+    """Read the manifests that other tools hold, each with since when; arguments as in `read_records`."""
+    with _reading(path) as connection:
+        if connection is None or not _has(connection, "manifests"):
+            return ()
+        rows = connection.execute("SELECT document, at FROM manifests WHERE at <= ? ORDER BY consumer", (until,))
+        return tuple((_manifest(json.loads(document)), at) for document, at in rows)
+
+
+def _manifest(document: Mapping[str, Any]) -> Consumer:
+    lists = {name: tuple(document[name]) for name in ("reads", "services", "writes")}
+    return Consumer(**{**document, **lists})
+
+
+def read_told(path: Path, *, until: int) -> ToldGraph:
+    """Read what events told up to an instant (microseconds since 1970 UTC); arguments as in `read_records`."""
+    with _reading(path) as connection:
+        if connection is None or not _has(connection, "edges"):
+            return ToldGraph()
+        rows = connection.execute("SELECT * FROM edges WHERE at <= ? ORDER BY 1, 2, 3, 4, 5", (until,))
+        edges = tuple((Edge(Node(a, b), Node(c, d), kind), at) for a, b, c, d, kind, at in rows)
+        return ToldGraph(tuple(Node(*row) for row in connection.execute("SELECT kind, name FROM nodes")), edges)
+
+
+def told_key(path: Path) -> tuple[int | None, ...]:
+    """Return numbers that change with what events told and what manifests other tools hold."""
+    with _reading(path) as connection:
+        if connection is None or not _has(connection, "manifests"):
+            return ()
+        found: tuple[int | None, ...] = connection.execute(_TOLD_KEY).fetchone()
+        return found
+
+
+def _has(connection: sqlite3.Connection, table: str) -> bool:
+    return bool(connection.execute("SELECT count(*) FROM sqlite_master WHERE name = ?", (table,)).fetchone()[0])
+
+
 def read_kept_declarations(path: Path) -> Declarations:
     """Return the declarations that were kept of an earlier commit; none where nothing was kept or the file cannot be read."""
     if not path.is_file():
@@ -218,6 +315,20 @@ def _writing(path: Path) -> Iterator[sqlite3.Connection]:
             connection.executescript(_TABLES)
             with connection:
                 yield connection
+        finally:
+            connection.close()
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[sqlite3.Connection | None]:
+    """Open the file read-only; None where there is none yet."""
+    if not path.is_file():
+        yield None
+        return
+    with _translated(path):
+        connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=5, isolation_level=None)
+        try:
+            yield connection
         finally:
             connection.close()
 

@@ -60,6 +60,21 @@ def resolve(text: str, graph: Graph, *, kinds: Iterable[str] = PRECEDENCE) -> Ta
     return _target(text, found)
 
 
+def with_parts(graph: Graph, target: Target) -> tuple[Node, ...]:
+    """Return the nodes of a target, and of a view its features too: a view on demand is made from what they are made from.
+
+    >>> from lineage.graph import Edge
+    >>> view, feature = Node("view", "heat@v1"), Node("feature", "heat@v1:index")
+    >>> graph = Graph([], [Edge(view, feature, "contains")])
+    >>> [str(node) for node in with_parts(graph, resolve("heat", graph))]
+    ['heat@v1', 'heat@v1:index']
+    """
+    if target.kind != "view":
+        return target.nodes
+    parts = (edge.downstream for node in target.nodes for edge in graph.out_of(node) if edge.kind == "contains")
+    return tuple(dict.fromkeys((*target.nodes, *parts)))
+
+
 def _target(text: str, found: dict[str, list[Node]]) -> Target:
     kind = next(kind for kind in PRECEDENCE if kind in found)
     others = (f"{other}:{without_alias(text)}" for other in PRECEDENCE if other in found and other != kind)

@@ -3,6 +3,7 @@
     select = ["LN1", "LN2", "LN3"]        # rules to run; default: those that run by themselves
     minimum_days = 14                     # before a declaration may be called never read
     store_principals = ["svc-store"]      # the store's own accounts in imported logs
+    pinned_days = 30                      # that a manifest may stay with an old version
 
     [[suppress]]
     finding = "LN103-8c0c520a01"          # an identity, or rule = "LN103" and subject = "principal:svc-*"
@@ -27,7 +28,7 @@ from lineage.errors import InvalidPolicyError
 from lineage.findings.finding import Parameters, Suppression
 
 POLICY = "lineage.toml"
-_KEYS = frozenset({"select", "minimum_days", "store_principals", "suppress"})
+_KEYS = frozenset({"select", "minimum_days", "store_principals", "suppress", "pinned_days"})
 _SUPPRESS_KEYS = frozenset({"finding", "rule", "subject", "reason", "owner", "until"})
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 BASELINE_VERSION = 1
@@ -58,6 +59,7 @@ def read_policy(folder: Path) -> Parameters:
         store_principals=frozenset(_typed(document, "store_principals", (list,), [], path)),
         select=tuple(_typed(document, "select", (list,), [], path)),
         suppressions=suppressions,
+        pinned_days=float(_typed(document, "pinned_days", (int, float), 30.0, path)),
     )
 
 

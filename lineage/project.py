@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lineage.cells import Agreement, agreements
 from lineage.changes import Changes, impact_since
@@ -15,11 +16,13 @@ from lineage.errors import MissingRegistryError
 from lineage.findings import Finding, Findings, Parameters, check, explain
 from lineage.graph import Closure, Edge, Graph, Moment, Node
 from lineage.impact import Impact, impact
-from lineage.imported import RECORDS
+from lineage.imported import RECORDS, add_accesses, add_events
 from lineage.instants import instant
+from lineage.log import LogEntry, read_change_log
 from lineage.manifests import Declaration, ManifestDiff, declare, diff
-from lineage.objects import resolve
+from lineage.objects import resolve, with_parts
 from lineage.policy import read_policy
+from lineage.registry import connect
 from lineage.selection import select
 from lineage.state import State, read_coverage, read_state
 from lineage.timeline import graph_now, kept_graph, timeline
@@ -75,6 +78,23 @@ class ObjectUsage:
     others: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class TakenEvents:
+    """What came of taking in events.
+
+    Attributes:
+        events: How many were understood.
+        new: How many of them were not there before.
+        edges: How many edges they tell.
+        skipped: ``(place, reason)`` of what is no event; places are counted from 1.
+    """
+
+    events: int
+    new: int
+    edges: int
+    skipped: tuple[tuple[int, str], ...]
+
+
 class Lineage:
     """Lineage of one project; every question reads the newest state.
 
@@ -93,6 +113,10 @@ class Lineage:
         self.project = find_project(project)
         self._as_of = as_of
         self._clock = clock
+
+    def now(self) -> int:
+        """Return the present, in microseconds since 1970 UTC."""
+        return self._clock()
 
     def state(self, *, since: Since = None) -> State:
         """Return what the registry and the usage say now.
@@ -119,7 +143,7 @@ class Lineage:
     def upstream(self, ref: str, *, depth: int | None = None) -> Closure:
         """Return what an object is made from, nearest first; `depth` None is no limit."""
         graph = self.graph()
-        return graph.upstream(resolve(ref, graph).nodes, depth=depth)
+        return graph.upstream(with_parts(graph, resolve(ref, graph)), depth=depth)
 
     def downstream(self, ref: str, *, depth: int | None = None) -> Closure:
         """Return what breaks when an object changes, nearest first; `depth` None is no limit."""
@@ -206,6 +230,38 @@ class Lineage:
         """
         before = read_state(self.project / REGISTRY, now=self._clock(), as_of=since).snapshot
         return impact_since(self.state(), before, environment=environment)
+
+    def openlineage(self) -> Iterator[dict[str, Any]]:
+        """Yield what is known as OpenLineage events, as `lineage.openlineage.events_of` writes them."""
+        from lineage.openlineage import events_of
+
+        return events_of(self.state())
+
+    def take_events(self, events: Iterable[Any], *, origin: str) -> TakenEvents:
+        """Take in OpenLineage events; the same ones again, late or in another order change nothing.
+
+        Args:
+            events: Decoded JSON.
+            origin: Where they come from, for evidence.
+        """
+        from lineage.openlineage import told_by
+
+        told = told_by(enumerate(events, 1), project=self.state().snapshot.project, origin=origin)
+        new = add_events(self.records, told.events, nodes=told.nodes, edges=told.edges)
+        add_accesses(self.records, told.accesses)
+        return TakenEvents(len(told.events), new, len(told.edges), tuple(told.skipped))
+
+    def log(self, about: str = "", *, since: str | None = None) -> tuple[LogEntry, ...]:
+        """Return the change log of the registry, oldest first.
+
+        Args:
+            about: Only lines whose object contains this; empty is all.
+            since: An ISO time or a duration ago; None is since ever.
+        """
+        now = self._clock()
+        start = None if since is None else instant(since, now=now)
+        with connect(self.project / REGISTRY) as connection:
+            return read_change_log(connection, about=about, since=start, until=now)
 
     @property
     def records(self) -> Path:

@@ -25,6 +25,7 @@ from lineage.errors import (
     UnavailableError,
 )
 from lineage.instants import instant
+from lineage.trees import names_in_tree
 
 SCHEMA_VERSION = 1
 TABLES = frozenset({"commits", "bindings", "usage_daily", "usage_segments"})
@@ -77,6 +78,12 @@ class Source:
     lineage: tuple[ColumnOrigin, ...] = ()
     path: str | None = None
 
+    def every(self) -> Iterator[Source]:
+        """Yield the source, the tables that it reads, and theirs."""
+        yield self
+        for table in self.tables:
+            yield from table.every()
+
 
 @dataclass(frozen=True, slots=True)
 class Feature:
@@ -87,6 +94,7 @@ class Feature:
         columns: Source columns its values are computed from.
         expression: SQL of an on-demand feature; None for all others.
         deciding: Columns of the source that decide which events a window counts.
+        inputs: Names of inputs whose values flow into an on-demand feature, and of those that decide it; None where no tree says it.
         description: What it means; empty when nobody said.
         fingerprint: Hash of its meaning; empty in a document without one.
         settings: The other parts of its definition, as text: the window and what it aggregates.
@@ -102,6 +110,7 @@ class Feature:
     description: str = ""
     fingerprint: str = ""
     settings: str = ""
+    inputs: tuple[frozenset[str], frozenset[str]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -600,7 +609,15 @@ def _feature(view_ref: str, document: Mapping[str, Any]) -> Feature:
         description=document.get("description") or "",
         fingerprint=document.get("fingerprint") or "",
         settings=_settings(aggregation),
+        inputs=_inputs(expression.get("tree")) if expression else None,
     )
+
+
+def _inputs(tree: Mapping[str, Any] | None) -> tuple[frozenset[str], frozenset[str]] | None:
+    if not tree:
+        return None
+    names = names_in_tree(tree)
+    return names.direct, names.deciding
 
 
 def _settings(aggregation: Mapping[str, Any]) -> str:

@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lineage.graph import Graph, Node, build_graph
-from lineage.imported import RECORDS, Records, keep_declarations, read_kept_declarations, read_records
+from lineage.imported import (
+    RECORDS,
+    Records,
+    ToldGraph,
+    keep_declarations,
+    read_kept_declarations,
+    read_manifests,
+    read_records,
+    read_told,
+)
 from lineage.instants import instant
+from lineage.places import ours
 from lineage.readers import Reader, candidates_of, identify
 from lineage.registry import (
     Binding,
+    Consumer,
     Snapshot,
     connect,
+    feature_in,
     parse_snapshot,
     read_bindings,
     read_commit,
@@ -37,6 +49,7 @@ class State:
     Attributes:
         path: The registry file it was read from.
         now: The moment, in microseconds since 1970 UTC.
+        imported: Manifests that other tools hold, each with since when; they are in `snapshot` where it has none of that name.
     """
 
     path: Path
@@ -44,6 +57,7 @@ class State:
     bindings: tuple[Binding, ...]
     usage: Usage
     now: int
+    imported: tuple[tuple[Consumer, int], ...] = ()
 
     @cached_property
     def candidates(self) -> Mapping[str, tuple[str, ...]]:
@@ -52,8 +66,37 @@ class State:
 
     @cached_property
     def reads(self) -> tuple[tuple[Reader, Reads], ...]:
-        """Every recorded read with who it belongs to."""
-        return tuple((identify(read, self.candidates), read) for read in self.usage.rows)
+        """Every recorded read with who it belongs to; equal readers are one object."""
+        known: dict[Reader, Reader] = {}
+        told: dict[tuple[str, str, str], Reader] = {}
+        found = []
+        for read in self.usage.rows:
+            said = (read.principal, read.consumer, read.binding)
+            if (reader := told.get(said)) is None:
+                reader = identify(read, self.candidates)
+                reader = told[said] = known.setdefault(reader, reader)
+            found.append((reader, read))
+        return tuple(found)
+
+    @cached_property
+    def reads_by(self) -> Mapping[Reader, Mapping[str, tuple[Reads, ...]]]:
+        """Reader -> feature version -> its reads."""
+        found: dict[int, dict[str, list[Reads]]] = {}
+        readers: dict[int, Reader] = {}
+        for reader, read in self.reads:  # equal readers are one object, which is told by its number at once
+            if id(reader) not in readers:
+                readers[id(reader)], found[id(reader)] = reader, {}
+            found[id(reader)].setdefault(read.feature, []).append(read)
+        return {readers[n]: {ref: tuple(reads) for ref, reads in own.items()} for n, own in found.items()}
+
+    @cached_property
+    def declarers(self) -> Mapping[str, frozenset[str]]:
+        """Feature version -> the consumers whose manifests cover it."""
+        found: dict[str, set[str]] = {}
+        for key, features in self.declared.items():
+            for feature in features:
+                found.setdefault(feature, set()).add(key)
+        return {feature: frozenset(keys) for feature, keys in found.items()}
 
     @cached_property
     def reads_of(self) -> Mapping[str, tuple[tuple[Reader, Reads], ...]]:
@@ -66,11 +109,10 @@ class State:
     @cached_property
     def served_to(self) -> Mapping[Reader, frozenset[str]]:
         """Reader -> the feature versions it got values of."""
-        found: dict[Reader, set[str]] = {}
-        for reader, read in self.reads:
-            if read.served:
-                found.setdefault(reader, set()).add(read.feature)
-        return {reader: frozenset(features) for reader, features in found.items()}
+        return {
+            reader: frozenset(feature for feature, reads in own.items() if any(read.served for read in reads))
+            for reader, own in self.reads_by.items()
+        }
 
     @cached_property
     def relations(self) -> tuple[Relation, ...]:
@@ -100,9 +142,14 @@ class State:
 
     @cached_property
     def sessions(self) -> tuple[Session, ...]:
-        """The reads by client, which tell workloads of one credential apart."""
+        """The reads by client, which tell workloads of one credential apart, of every principal that has several."""
         with connect(self.path) as connection:
             return read_sessions(connection, since=self.usage.since, until=self.usage.until)
+
+    @cached_property
+    def told(self) -> ToldGraph:
+        """What events of others told, their datasets under the names of ours where they are ours."""
+        return ours(read_told(self.path.parent / RECORDS, until=self.now), self.snapshot)
 
     @cached_property
     def graph(self) -> Graph:
@@ -110,12 +157,23 @@ class State:
         observed = ((read.feature, reader.node) for reader, read in self.reads if read.served)
         principals = {*self.candidates, *(read.principal for read in self.usage.rows)} - {""}
         known = {node for reader, read in self.reads for node in (reader.node, Node("feature", read.feature))}
-        return build_graph(self.snapshot, observed, known | {Node("principal", name) for name in principals})
+        known |= {Node("principal", name) for name in principals} | {*self.told.nodes}
+        return build_graph(self.snapshot, observed, known, (edge for edge, _ in self.told.edges))
 
     @cached_property
     def declared(self) -> Mapping[str, frozenset[str]]:
         """Consumer -> the feature versions its manifest covers: those it lists, and what on-demand ones are computed from."""
         return {key: self.snapshot.with_inputs(manifest.features) for key, manifest in self.snapshot.consumers.items()}
+
+    @cached_property
+    def declared_versions(self) -> Mapping[str, Mapping[str, tuple[str, ...]]]:
+        """Consumer -> feature without its version -> the versions that its manifest lists."""
+        found: dict[str, dict[str, list[str]]] = {}
+        for key, manifest in self.snapshot.consumers.items():
+            own = found[key] = {}
+            for ref in sorted(manifest.features):
+                own.setdefault(feature_in(ref), []).append(ref)
+        return {key: {name: tuple(refs) for name, refs in own.items()} for key, own in found.items()}
 
     @cached_property
     def declared_since(self) -> Mapping[tuple[str, str], int]:
@@ -126,7 +184,8 @@ class State:
             found = read_declarations(connection, revision=self.snapshot.revision, known=known)
         if found.revision - known.revision >= KEPT_FROM:
             keep_declarations(kept, found)
-        return found.since
+        told = {(c.key, ref): at for c, at in self.imported for ref in c.features}
+        return {**told, **found.since}
 
     def owner_of(self, consumer: str) -> str:
         """Return the owner of a consumer; empty when it has no manifest or names none."""
@@ -153,7 +212,12 @@ def read_state(path: Path, *, now: int, as_of: str | None = None, since: str | i
         moment = _moment(as_of, commit.replaced_at, now)
         start = instant(since, now=moment) if isinstance(since, str) else since
         usage = read_usage(connection, since=start, until=moment)
-        return State(path, parse_snapshot(commit, path), read_bindings(connection, until=moment), usage, moment)
+        bindings = read_bindings(connection, until=moment)
+    imported = read_manifests(path.parent / RECORDS, until=moment)
+    snapshot = parse_snapshot(commit, path)
+    if imported:
+        snapshot = replace(snapshot, consumers={**{c.key: c for c, _ in imported}, **snapshot.consumers})
+    return State(path, snapshot, bindings, usage, moment, imported)
 
 
 def read_coverage(path: Path, *, now: int, as_of: str | None = None) -> Coverage:

@@ -12,9 +12,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lineage.graph import Edge, EdgeEvent, Graph, load_graph, observed_edges, registry_edges, registry_nodes, save_graph
+from lineage.graph import (
+    Edge,
+    EdgeEvent,
+    Graph,
+    consumer_edges,
+    load_graph,
+    observed_edges,
+    registry_edges,
+    registry_nodes,
+    save_graph,
+)
 from lineage.graph.nodes import Node
 from lineage.graph.rows import LARGE
+from lineage.imported import RECORDS, told_key
 from lineage.registry import Commit, connect, parse_snapshot
 
 if TYPE_CHECKING:
@@ -32,15 +43,15 @@ _KEY = """
 """
 
 
-def graph_key(connection: sqlite3.Connection) -> str:
-    """Return a text that changes with everything the graph is built from."""
-    return json.dumps(connection.execute(_KEY).fetchone())
+def graph_key(connection: sqlite3.Connection, path: Path) -> str:
+    """Return a text that changes with everything the graph is built from; `path` is the registry file."""
+    return json.dumps([*connection.execute(_KEY).fetchone(), *told_key(path.parent / RECORDS)])
 
 
 def graph_now(state: State) -> Graph:
     """Return the graph of a state that is read as of now, from the file where that is of this state."""
     with connect(state.path) as connection:
-        key = graph_key(connection)
+        key = graph_key(connection, state.path)
     path = state.path.parent / NOW_FILE
     if (graph := load_graph(path, key)) is None:
         graph = state.graph
@@ -56,7 +67,7 @@ def kept_graph(path: Path) -> Graph | None:
         path: The registry file.
     """
     with connect(path) as connection:
-        return load_graph(path.parent / NOW_FILE, graph_key(connection))
+        return load_graph(path.parent / NOW_FILE, graph_key(connection, path))
 
 
 def timeline(state: State) -> Graph:
@@ -66,10 +77,12 @@ def timeline(state: State) -> Graph:
         state: The registry and the usage, read as of now.
     """
     with connect(state.path) as connection:
-        key = graph_key(connection)
+        key = graph_key(connection, state.path)
     path = state.path.parent / TIME_FILE
     if (graph := load_graph(path, key)) is None:
-        graph = Graph.told([*_commit_events(state), *_read_events(state)], registry_nodes(state.snapshot))
+        told = (EdgeEvent(edge, at, at) for edge, at in state.told.edges)
+        events = [*_commit_events(state), *_read_events(state), *told, *_manifest_events(state)]
+        graph = Graph.told(events, registry_nodes(state.snapshot))
         if graph.edge_count >= LARGE:
             save_graph(path, graph, key)
     return graph
@@ -86,6 +99,12 @@ def _commit_events(state: State) -> Iterator[EdgeEvent]:
             yield from (EdgeEvent(edge, committed_at, committed_at) for edge in edges - before)
             yield from (EdgeEvent(edge, committed_at, committed_at, holds=False) for edge in before - edges)
             before = edges
+
+
+def _manifest_events(state: State) -> Iterator[EdgeEvent]:
+    """Yield what the manifests say that other tools hold."""
+    for consumer, at in state.imported:
+        yield from (EdgeEvent(edge, at, at) for edge in consumer_edges(consumer))
 
 
 def _read_events(state: State) -> Iterator[EdgeEvent]:

@@ -30,7 +30,11 @@ _READS = """
 _SESSIONS = """
     SELECT principal, client, consumer, binding, view || '@v' || version || ':' || feature, count(DISTINCT day), sum(calls)
     FROM usage_daily
-    WHERE last_read >= ? AND first_read <= ? AND outcome = 'ok' AND principal != ''
+    WHERE last_read >= :since AND first_read <= :until AND outcome = 'ok' AND principal IN (
+        SELECT principal FROM usage_daily
+        WHERE last_read >= :since AND first_read <= :until AND outcome = 'ok' AND principal != ''
+        GROUP BY principal HAVING min(client) < max(client) OR min(consumer) < max(consumer)
+    )
     GROUP BY principal, client, consumer, binding, view, version, feature
     ORDER BY principal, client, consumer, binding
 """
@@ -76,7 +80,22 @@ class Reads:
 
     def evidence(self) -> dict[str, Any]:
         """Return it as one piece of evidence."""
-        return {"type": "usage", **{name: getattr(self, name) for name in self.__slots__}}
+        return {  # written out: there is one for each read of a report
+            "type": "usage",
+            "feature": self.feature,
+            "principal": self.principal,
+            "consumer": self.consumer,
+            "binding": self.binding,
+            "environment": self.environment,
+            "mode": self.mode,
+            "outcome": self.outcome,
+            "calls": self.calls,
+            "entity_rows": self.entity_rows,
+            "first_read": self.first_read,
+            "last_read": self.last_read,
+            "days": self.days,
+            "clients": self.clients,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,8 +289,11 @@ def read_segments(connection: sqlite3.Connection, *, until: int) -> tuple[Segmen
 
 
 def read_sessions(connection: sqlite3.Connection, *, since: int | None, until: int) -> tuple[Session, ...]:
-    """Read the answered reads of a window by principal, client and consumer; arguments as in `read_usage`."""
-    rows = connection.execute(_SESSIONS, (-(2**63) if since is None else since, until))
+    """Read the answered reads of a window by principal, client and consumer; arguments as in `read_usage`.
+
+    A principal that was seen with one client and one consumer alone is left out: it is one workload.
+    """
+    rows = connection.execute(_SESSIONS, {"since": -(2**63) if since is None else since, "until": until})
     found = []
     for (principal, client, consumer, binding), group in groupby(rows, key=lambda row: row[:4]):
         features = [(ref, days, calls) for *_, ref, days, calls in group]

@@ -6,12 +6,13 @@ Exit codes: 0 done, 1 the answer is no, 2 usage, 3 a registry that is not as pub
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Mapping
 
 import typer
 
-from lineage.cli import checking, declaring, feast, importing, reading, scanning, walking
+from lineage.cli import checking, declaring, evaluating, feast, importing, reading, reporting, scanning, walking
 from lineage.errors import (
     CorruptRegistryError,
     InvalidPolicyError,
@@ -38,7 +39,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for part in (reading, walking, checking, declaring, scanning):
+for part in (reading, walking, checking, declaring, scanning, evaluating, reporting):
     app.add_typer(part.app)
 importing.app.add_typer(feast.app)
 app.add_typer(importing.app, name="import")
@@ -53,6 +54,8 @@ def main(arguments: list[str] | None = None) -> None:
     Raises:
         SystemExit: Always, with the exit code.
     """
+    if arguments is None:
+        gc.disable()  # one answer, then the process ends: what it makes has no cycles worth looking for
     try:
         app(arguments)
     except LineageError as error:

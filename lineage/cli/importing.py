@@ -43,6 +43,75 @@ def queries(
 
 
 @app.command()
+def openlineage(
+    events: Annotated[Path, typer.Argument(metavar="FILE", help="OpenLineage events: JSON lines, or one array.")],
+    *,
+    project: Project = None,
+    output: Output = Format.table,
+) -> None:
+    """What other tools tell as OpenLineage events: where sources come from, and jobs that read what is ours.
+
+    Taking the same events in twice changes nothing.
+    """
+    started = time.perf_counter()
+    from lineage.openlineage import read_events
+
+    taken = open_project(project, None).take_events(read_events(events), origin=str(events))
+    payload = {"events": taken.events, "new": taken.new, "edges": taken.edges, "skipped": taken.skipped}
+    text = f"{taken.events} events, {taken.new} new, {taken.edges} edges, {len(taken.skipped)} not understood"
+    print_answer("import openlineage", Answer(payload, text), output, started)
+    for place, reason in taken.skipped[:SHOWN]:
+        note(f"note: {events}, event {place}: {reason}")
+
+
+@app.command()
+def mlflow(
+    uri: Annotated[str, typer.Argument(metavar="URI", help="Tracking server, or its folder or database.")],
+    *,
+    registry_uri: Annotated[
+        str | None, typer.Option("--registry-uri", help="Where its models are registered; default: the same.")
+    ] = None,
+    project: Project = None,
+    output: Output = Format.table,
+) -> None:
+    """Model versions of MLflow as consumers: what their tags, logged datasets and Feast's tags say that they read.
+
+    A manifest in the registry counts before one of MLflow. Importing again takes the place of the earlier import.
+    """
+    started = time.perf_counter()
+    from lineage.imported import put_manifests
+    from lineage.manifests import constructor, reads_line
+    from lineage.mlflow import connect_to, manifest_of_model, read_models
+    from lineage.printing import table
+
+    lineage = open_project(project, None)
+    snapshot = lineage.state().snapshot
+    found = [
+        (model, manifest_of_model(model, snapshot)) for model in read_models(connect_to(uri, registry_uri=registry_uri))
+    ]
+    put_manifests(lineage.records, [(m.consumer, m.declared_at) for _, m in found], origin=uri)
+    models = [
+        {
+            "consumer": manifest.consumer.key,
+            "reads": manifest.consumer.reads,
+            "dataset": manifest.consumer.dataset,
+            "inputs": model.inputs,
+            "unknown": manifest.unknown,
+            "manifest": constructor(manifest.consumer.key, reads_line(snapshot, manifest.consumer)),
+        }
+        for model, manifest in found
+    ]
+    rows = [[m.consumer.key, len(m.consumer.reads), m.consumer.dataset or "-", len(m.unknown)] for _, m in found]
+    text = table(["CONSUMER", "FEATURES", "DATASET", "UNKNOWN"], rows) if rows else ""
+    print_answer("import mlflow", Answer({"models": models}, text), output, started)
+    for _, manifest in found:
+        if not manifest.consumer.reads:
+            note(f"note: nothing says what {manifest.consumer.key} reads")
+        for ref in manifest.unknown[:SHOWN]:
+            note(f"note: {manifest.consumer.key} reads '{ref}', which is not in the registry")
+
+
+@app.command()
 def scan(
     document: Annotated[Path, typer.Argument(metavar="FILE", help="JSON of `lineage scan`.")],
     *,
@@ -111,3 +180,29 @@ def artefact(
         f"; opaque: {found['opaque']}" if found["opaque"] else ""
     )
     print_answer("import artefact", Answer({"consumer": key, "artefact": found}, text), output, started)
+
+
+@app.command("evaluations")
+def evaluations(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Key of the model that the runs are about.")],
+    *,
+    experiment: Annotated[str, typer.Option("--experiment", help="Name of the MLflow experiment.")],
+    uri: Annotated[str, typer.Option("--uri", help="Where MLflow keeps its runs: a folder or an address.")],
+    epsilon: Annotated[float, typer.Option("--epsilon", min=0, help="A gain below this is not worth its cost.")],
+    project: Project = None,
+    output: Output = Format.table,
+) -> None:
+    """Evaluation records that were made elsewhere, from the runs of an MLflow experiment."""
+    started = time.perf_counter()
+    from lineage.evaluation.mlflow_runs import records_of_runs
+    from lineage.evaluation.record import FOLDER, save_record
+
+    lineage = open_project(project, None)
+    found = records_of_runs(uri, experiment, model=model, epsilon=epsilon, now=lineage.now())
+    for record in found:
+        save_record(lineage.project / FOLDER, record)
+    payload = {"records": [record.id for record in found], "problems": {r.name: r.problem for r in found if r.problem}}
+    print_answer("import evaluations", Answer(payload, f"{len(found)} records"), output, started)
+    for record in found:
+        if record.problem:
+            note(f"note: without {record.name}: {record.problem}")

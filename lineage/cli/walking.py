@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from enum import StrEnum
 from pathlib import Path
@@ -18,6 +19,7 @@ from lineage.cli.terminal import (
     Object,
     Output,
     Project,
+    Since,
     elapsed,
     note,
     open_project,
@@ -33,6 +35,8 @@ class Drawing(StrEnum):
     json = "json"
     dot = "dot"
     mermaid = "mermaid"
+    openlineage = "openlineage"
+    mlflow = "mlflow"
 
 
 @app.command()
@@ -65,14 +69,16 @@ def _closure(
     command: str, text: str, *, project: Path | None, as_of: str | None, depth: int | None, output: Format
 ) -> None:
     started = time.perf_counter()
-    from lineage.objects import resolve
+    from lineage.objects import resolve, with_parts
     from lineage.printing import table
 
     lineage = open_project(project, as_of)
     graph = lineage.graph()
     about = resolve(text, graph)
-    walk = graph.upstream if command == "upstream" else graph.downstream
-    closure = walk(about.nodes, depth=depth)
+    up = command == "upstream"
+    closure = (
+        graph.upstream(with_parts(graph, about), depth=depth) if up else graph.downstream(about.nodes, depth=depth)
+    )
     rows = [[distance, node.kind, node] for node, distance in closure.distances.items()]
     nodes = [{"object": node, "kind": node.kind, "distance": distance} for node, distance in closure.distances.items()]
     payload = {"object": text, "nodes": nodes}
@@ -109,18 +115,33 @@ def path(
 
 @app.command()
 def export(
+    form: Annotated[Drawing | None, typer.Argument(help="The same as --format.")] = None,
     *,
     project: Project = None,
     as_of: AsOf = None,
     output: Annotated[Drawing, typer.Option("--format", help="How the graph is written.")] = Drawing.json,
+    uri: Annotated[str, typer.Option("--uri", help="With mlflow: the server whose models are tagged.")] = "",
 ) -> None:
-    """Write the whole graph."""
+    """Write the whole graph.
+
+    openlineage writes one event a line, with schemas, owners, column lineage and reads; mlflow writes manifests as tags of model
+    versions and their runs.
+    """
     started = time.perf_counter()
     from lineage.drawing import as_document, as_dot, as_mermaid
     from lineage.printing import document
 
-    state = open_project(project, as_of).state()
-    match output:
+    lineage = open_project(project, as_of)
+    state = lineage.state()
+    match form or output:
+        case Drawing.openlineage:
+            for event in lineage.openlineage():
+                print(json.dumps(event))
+        case Drawing.mlflow:
+            from lineage.mlflow import connect_to, tag_models
+
+            written = tag_models(connect_to(uri), state.snapshot)
+            print_answer("export mlflow", Answer({"consumers": written}, "\n".join(written)), Format.table, started)
         case Drawing.dot:
             print(as_dot(state.graph))
         case Drawing.mermaid:
@@ -164,6 +185,28 @@ def changes(
     came, went = open_project(project, None).changes(before, after)
     text = "\n".join([*(f"+ {edge}" for edge in came), *(f"- {edge}" for edge in went)])
     print_answer("changes", Answer({"came": came, "went": went}, text), output, started)
+
+
+@app.command()
+def log(
+    about: Annotated[str, typer.Argument(metavar="OBJECT", help="Only lines about this; default: all.")] = "",
+    *,
+    since: Since = None,
+    project: Project = None,
+    output: Output = Format.table,
+) -> None:
+    """Who committed what, when and why, and what was forced although somebody read it."""
+    started = time.perf_counter()
+    from lineage.instants import written
+    from lineage.printing import table
+
+    found = open_project(project, None).log(about, since=since)
+    rows = [
+        [entry.revision, written(entry.committed_at), entry.principal, entry.kind, entry.object, entry.detail]
+        for entry in found
+    ]
+    text = table(["REVISION", "TIME", "PRINCIPAL", "KIND", "OBJECT", "DETAIL"], rows) if rows else ""
+    print_answer("log", Answer({"object": about, "entries": found}, text), output, started)
 
 
 @app.command()

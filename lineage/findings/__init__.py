@@ -12,19 +12,33 @@ from dataclasses import dataclass, replace
 from lineage.errors import InvalidQuestionError, NotFoundError
 from lineage.findings.around_the_server import RULES as AROUND_RULES
 from lineage.findings.around_the_server import around_the_server
+from lineage.findings.bundled_features import RULES as BUNDLED_RULES
+from lineage.findings.bundled_features import bundled_features
+from lineage.findings.cascades import RULES as CASCADE_RULES
+from lineage.findings.cascades import cascades
+from lineage.findings.correlated_features import RULES as CORRELATED_RULES
+from lineage.findings.correlated_features import correlated_features
 from lineage.findings.declared_never_read import RULES as NEVER_READ_RULES
 from lineage.findings.declared_never_read import declared_never_read
 from lineage.findings.definitions import RULES as DEFINITION_RULES
 from lineage.findings.definitions import definitions
 from lineage.findings.dormant_references import RULES as DORMANT_RULES
 from lineage.findings.dormant_references import dormant_references
+from lineage.findings.epsilon_features import RULES as EPSILON_RULES
+from lineage.findings.epsilon_features import epsilon_features
 from lineage.findings.fetched_unused import RULES as FETCHED_RULES
 from lineage.findings.fetched_unused import fetched_unused
 from lineage.findings.finding import SEVERITIES, Finding, Parameters, Rule, Suppression, Verdict
+from lineage.findings.legacy_features import RULES as LEGACY_RULES
+from lineage.findings.legacy_features import legacy_features
+from lineage.findings.removable_features import RULES as REMOVABLE_RULES
+from lineage.findings.removable_features import removable_features
 from lineage.findings.shared_credentials import RULES as SHARED_RULES
 from lineage.findings.shared_credentials import shared_credentials
 from lineage.findings.undeclared_consumers import RULES as UNDECLARED_RULES
 from lineage.findings.undeclared_consumers import undeclared_consumers
+from lineage.findings.unstable_dependencies import RULES as UNSTABLE_RULES
+from lineage.findings.unstable_dependencies import unstable_dependencies
 from lineage.instants import written
 from lineage.state import State
 from lineage.usage import Coverage
@@ -37,6 +51,13 @@ FINDINGS: tuple[Callable[[State, Parameters], Iterator[Finding]], ...] = (
     fetched_unused,
     dormant_references,
     definitions,
+    unstable_dependencies,
+    epsilon_features,
+    bundled_features,
+    legacy_features,
+    correlated_features,
+    removable_features,
+    cascades,
 )
 _RULES_OF: Mapping[Callable[[State, Parameters], Iterator[Finding]], tuple[Rule, ...]] = {
     undeclared_consumers: UNDECLARED_RULES,
@@ -46,6 +67,13 @@ _RULES_OF: Mapping[Callable[[State, Parameters], Iterator[Finding]], tuple[Rule,
     fetched_unused: FETCHED_RULES,
     dormant_references: DORMANT_RULES,
     definitions: DEFINITION_RULES,
+    unstable_dependencies: UNSTABLE_RULES,
+    epsilon_features: EPSILON_RULES,
+    bundled_features: BUNDLED_RULES,
+    legacy_features: LEGACY_RULES,
+    correlated_features: CORRELATED_RULES,
+    removable_features: REMOVABLE_RULES,
+    cascades: CASCADE_RULES,
 }
 RULES: tuple[Rule, ...] = tuple(rule for run in FINDINGS for rule in _RULES_OF[run])
 

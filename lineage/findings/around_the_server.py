@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from fnmatch import fnmatch
 
 from lineage.findings.finding import Finding, Parameters, Rule, Verdict
 from lineage.imported import Access
 from lineage.instants import written
+from lineage.places import is_place
 from lineage.readers import ANONYMOUS
-from lineage.registry import Source, ViewVersion
+from lineage.registry import ViewVersion
 from lineage.state import State
 
 READ_AROUND = Rule("LN109", "read_around_the_server", "high", "A view's rows are read without the store.")
@@ -48,27 +48,12 @@ def views_read(state: State, access: Access) -> Iterator[str]:
         return
     for ref, view in state.snapshot.views.items():
         current = state.snapshot.current.get(view.name) == view.version
-        if current and view.source is not None and any(_is(source, access.object) for source in _sources(view.source)):
+        if (
+            current
+            and view.source is not None
+            and any(is_place(source, access.object) for source in view.source.every())
+        ):
             yield ref
-
-
-def _sources(source: Source) -> Iterator[Source]:
-    yield source
-    for table in source.tables:
-        yield from _sources(table)
-
-
-def _is(source: Source, name: str) -> bool:
-    """Say whether a table or path is a source: tables by as many last parts as both have, paths by their end, globs as such."""
-    known = source.path or source.name
-    if "/" in name or "/" in known:
-        pattern = known.removeprefix("./")
-        return fnmatch(name, pattern) or fnmatch(name, f"*/{pattern}")
-    parts, others = known.lower().split("."), name.lower().split(".")
-    if {parts[-1], others[-1]} <= {"parquet", "csv", "json"}:
-        return known == name
-    size = min(len(parts), len(others))
-    return parts[-size:] == others[-size:]
 
 
 def _finding(state: State, principal: str, view: str, accesses: list[Access]) -> Finding:

@@ -125,6 +125,7 @@ class Parameters:
         select: Codes, beginnings of codes, or names of the rules to run; empty runs those that run by themselves.
         suppressions: Findings that do not count for a while.
         baseline: Identities of findings that were there before anybody checked; they do not count.
+        pinned_days: A manifest may stay with an old version for so many days.
     """
 
     minimum_days: float = 0.0
@@ -132,3 +133,4 @@ class Parameters:
     select: tuple[str, ...] = ()
     suppressions: tuple[Suppression, ...] = ()
     baseline: frozenset[str] = frozenset()
+    pinned_days: float = 30.0

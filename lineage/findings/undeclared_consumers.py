@@ -166,10 +166,8 @@ def _way(state: State, case: _Case) -> tuple[Edge, ...]:
 
 def _declared_versions(state: State, relation: Relation) -> list[str]:
     """Return the other versions of the feature that the reader's manifest lists."""
-    manifest = state.snapshot.consumers.get(relation.reader.node.name)
-    name = feature_in(relation.feature)
-    declared = manifest.features if manifest else frozenset()
-    return sorted(ref for ref in declared if feature_in(ref) == name and ref != relation.feature)
+    listed = state.declared_versions.get(relation.reader.node.name, {}).get(feature_in(relation.feature), ())
+    return [ref for ref in listed if ref != relation.feature]
 
 
 def _message(state: State, cases: list[_Case]) -> str:
@@ -286,6 +284,5 @@ def _undeclared_features(state: State, relation: Relation) -> set[str]:
 def _best(state: State, relation: Relation, candidates: tuple[str, ...]) -> str | None:
     """Return the one consumer that declares everything this principal read, if there is exactly one."""
     read = _undeclared_features(state, relation)
-    manifests = state.snapshot.consumers
-    fitting = [key for key in candidates if key in manifests and read <= state.declared[key]]
-    return fitting[0] if len(fitting) == 1 else None
+    fitting = frozenset(candidates).intersection(*(state.declarers.get(feature, frozenset()) for feature in read))
+    return next(iter(fitting)) if len(fitting) == 1 else None

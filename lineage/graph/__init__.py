@@ -8,7 +8,7 @@ known.
 
 from __future__ import annotations
 
-from lineage.graph.build import build_graph, observed_edges, registry_edges, registry_nodes
+from lineage.graph.build import build_graph, consumer_edges, observed_edges, registry_edges, registry_nodes
 from lineage.graph.file import load_graph, save_graph
 from lineage.graph.graph import Closure, Graph
 from lineage.graph.history import EVER, SINCE_EVER, EdgeEvent, Span, spans_of
@@ -31,6 +31,7 @@ __all__ = [
     "Span",
     "Times",
     "build_graph",
+    "consumer_edges",
     "load_graph",
     "observed_edges",
     "registry_edges",

@@ -25,16 +25,22 @@ _KEYWORDS = frozenset(
 )
 
 
-def build_graph(snapshot: Snapshot, reads: Iterable[tuple[str, Node]] = (), known: Iterable[Node] = ()) -> Graph:
+def build_graph(
+    snapshot: Snapshot,
+    reads: Iterable[tuple[str, Node]] = (),
+    known: Iterable[Node] = (),
+    told: Iterable[Edge] = (),
+) -> Graph:
     """Build the graph of a snapshot and of the reads that were seen.
 
     Args:
         snapshot: The registry.
         reads: Observed: the feature reference that was read, and the consumer or principal that read it.
         known: Further nodes that should be found by name, such as what was only tried to be read.
+        told: Further edges, such as those that events of others tell.
     """
     nodes = {*registry_nodes(snapshot), *known}
-    return Graph(nodes, [*registry_edges(snapshot), *observed_edges(reads)])
+    return Graph(nodes, [*registry_edges(snapshot), *observed_edges(reads), *told])
 
 
 def registry_nodes(snapshot: Snapshot) -> Iterator[Node]:
@@ -62,7 +68,7 @@ def registry_edges(snapshot: Snapshot) -> Iterator[Edge]:
         for ref in dataset.refs:
             yield Edge(Node("feature", without_alias(ref)), Node("dataset", dataset.name), "selects")
     for consumer in snapshot.consumers.values():
-        yield from _consumer_edges(consumer)
+        yield from consumer_edges(consumer)
 
 
 def _view_edges(view: ViewVersion) -> Iterator[Edge]:
@@ -116,17 +122,25 @@ def _column_edge(source: Source, column: str, feature: Feature, kind: str) -> It
 
 
 def _input_edges(view: ViewVersion, feature: Feature) -> Iterator[Edge]:
-    """Yield what an on-demand feature is computed from: each input whose name its expression says.
+    """Yield what an on-demand feature is computed from, and what only decides it.
 
-    Too much rather than too little: an expression without SQL text is taken to use every input.
+    Where no tree of its expression is kept, each input whose name its text says: too much rather than too little, and all of them
+    where there is no text either.
     """
+    target = Node("feature", feature.ref)
     named = _names_in(feature.expression or "")
-    for ref in view.inputs:
-        if not named or ref.partition(":")[2].lower() in named:
-            yield Edge(Node("feature", ref), Node("feature", feature.ref), "derives")
-    for value in view.request:
-        if not named or value.lower() in named:
-            yield Edge(Node("request", f"{view.ref}.{value}"), Node("feature", feature.ref), "derives")
+    inputs = {ref.partition(":")[2]: Node("feature", ref) for ref in view.inputs}
+    inputs |= {value: Node("request", f"{view.ref}.{value}") for value in view.request}
+    for name, node in inputs.items():
+        if feature.inputs is None:
+            if not named or name.lower() in named:
+                yield Edge(node, target, "derives")
+            continue
+        direct, deciding = feature.inputs
+        if name in direct:
+            yield Edge(node, target, "derives")
+        if name in deciding:
+            yield Edge(node, target, "derives_indirect")
 
 
 def _names_in(sql: str) -> frozenset[str]:
@@ -141,7 +155,8 @@ def _service_edges(service: Service) -> Iterator[Edge]:
         yield Edge(Node("feature", without_alias(ref)), Node("service", service.name), "selects")
 
 
-def _consumer_edges(consumer: Consumer) -> Iterator[Edge]:
+def consumer_edges(consumer: Consumer) -> Iterator[Edge]:
+    """Yield every edge of a manifest."""
     node = Node("consumer", consumer.key)
     for ref in sorted(consumer.features):
         yield Edge(Node("feature", ref), node, "reads_declared")

@@ -19,10 +19,13 @@ class Caller:
         self._app.include_router(router(lambda: ask, authorize=authorize), prefix="/lineage")
 
     def get(self, path):
+        return self.request("GET", path)
+
+    def request(self, verb, path, **body):
         async def call():
             transport = httpx.ASGITransport(self._app)
             async with httpx.AsyncClient(transport=transport, base_url="http://here") as client:
-                return await client.get(path)
+                return await client.request(verb, path, **body)
 
         return asyncio.run(call())
 
@@ -75,13 +78,32 @@ def test_every_route_asks_for_permission(project, ask):
         raise HTTPException(403)
 
     client = client_of(ask, refuse)
-    paths = [route.path for route in router(lambda: ask, authorize=refuse).routes]
-    assert len(paths) == 11
-    for path in paths:
-        assert client.get(f"/lineage{path}?ref=weather&start=a&end=b&selection=c").status_code == 403
+    routes = [(verb, route.path) for route in router(lambda: ask, authorize=refuse).routes for verb in route.methods]
+    assert len(routes) == 13
+    for verb, path in routes:
+        asked = f"/lineage{path}?ref=weather&start=a&end=b&selection=c"
+        assert client.request(verb, asked).status_code == 403
 
 
 def test_the_graph_is_drawn(project, ask):
     client = client_of(ask)
     assert client.get("/lineage/graph?form=mermaid").text.startswith("flowchart LR")
     assert client.get("/lineage/graph?form=dot").text.startswith("digraph lineage")
+
+
+def test_events_are_taken_in_and_what_is_none_is_told(project, ask):
+    event = {
+        "eventTime": "2026-05-01T00:00:00Z",
+        "job": {"namespace": "etl", "name": "copy"},
+        "run": {"runId": "0"},
+        "inputs": [{"namespace": "db", "name": "raw"}],
+        "outputs": [{"namespace": "file", "name": "/lake/data/weather.parquet"}],
+    }
+    client = client_of(ask)
+    answer = client.request("POST", "/lineage/openlineage", json=[event, {}]).json()
+    assert (answer["events"], answer["new"], [place for place, _ in answer["skipped"]]) == (1, 1, [2])
+    assert "source:db/raw" in {
+        node["object"] for node in client.get("/lineage/upstream?ref=weather@v1").json()["nodes"]
+    }
+    for body in ({"content": b"{}"}, {"content": b"{", "headers": {"content-type": "application/json"}}):
+        assert client.request("POST", "/lineage/openlineage", **body).status_code == 400
