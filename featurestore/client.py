@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Generator, Iterable, Iterator, Mappin
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar
 from urllib.parse import unquote
@@ -36,7 +37,7 @@ from featurestore.errors import (
     UnavailableError,
     nearest_name,
 )
-from featurestore.remote_training import RemoteTrainingSet, training_requests
+from featurestore.remote_training import AsyncRemoteTrainingSet, RemoteTrainingSet, training_requests
 from featurestore.types import DType, to_micros, to_wire
 from featurestore.v1 import serving_pb2 as pb
 
@@ -47,6 +48,10 @@ _OPTIONS = (
     ("grpc.max_receive_message_length", _MAX_RESPONSE_BYTES),
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
+    # A connection that meets a process on its way out is tried again soon; the default, a second, is as long as a call may take.
+    ("grpc.initial_reconnect_backoff_ms", 50),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
 )
 _CLASSES: dict[str, type[FeatureStoreError]] = {
     name: value
@@ -359,14 +364,14 @@ class Client(AbstractContextManager["Client"]):
         Returns:
             The training set as it arrives. Errors of the request are raised when it is read.
         """
-        ask = pb.TrainingAsk(
-            timestamp=timestamp, knowledge=knowledge, position=position, full_feature_names=full_feature_names
+        bodies = training_requests(
+            features,
+            spine,
+            timestamp=timestamp,
+            knowledge=knowledge,
+            position=position,
+            full_feature_names=full_feature_names,
         )
-        if isinstance(features, str):
-            ask.service = features
-        else:
-            ask.features.extend(features)
-        bodies = training_requests(ask, spine)
         return RemoteTrainingSet(
             map(pb.TrainingPart.FromString, self._stream("GetHistoricalFeatures", bodies, timeout))
         )
@@ -478,6 +483,10 @@ class AsyncClient(AbstractAsyncContextManager["AsyncClient"]):
         self._methods: dict[str, Any] = {name: self._channel.unary_unary(f"/{SERVICE}/{name}") for name in _METHODS}
         self._credentials = credentials
         self._stream_channel: grpc.aio.Channel | None = None
+        self._make_blocking = partial(
+            Client, target, consumer=consumer, token=token, timeout=timeout, credentials=credentials
+        )
+        self._blocking: Client | None = None
 
     async def get_online_features(
         self,
@@ -511,6 +520,32 @@ class AsyncClient(AbstractAsyncContextManager["AsyncClient"]):
         async for answer in self._stream("StreamWrite", bodies):
             yield _written(answer)
 
+    def get_historical_features(
+        self,
+        spine: Any,
+        features: str | Sequence[str],
+        *,
+        timestamp: str = "event_timestamp",
+        knowledge: str = "as_known",
+        position: int = 0,
+        full_feature_names: bool = False,
+        timeout: float | None = None,
+    ) -> AsyncRemoteTrainingSet:
+        """Join features onto a spine; see Client. Nothing is asked before the set is read."""
+        if self._blocking is None:
+            self._blocking = self._make_blocking()
+        return AsyncRemoteTrainingSet(
+            self._blocking.get_historical_features(
+                spine,
+                features,
+                timestamp=timestamp,
+                knowledge=knowledge,
+                position=position,
+                full_feature_names=full_feature_names,
+                timeout=timeout,
+            )
+        )
+
     async def write(self, view: str, columns: Any, *, write_id: bytes = b"") -> Written:
         """Write rows of a view; see Client."""
         return await self._run(self._dialogue.write(view, columns, write_id))
@@ -528,6 +563,8 @@ class AsyncClient(AbstractAsyncContextManager["AsyncClient"]):
         await self._channel.close()
         if self._stream_channel is not None:
             await self._stream_channel.close()
+        if self._blocking is not None:
+            self._blocking.close()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

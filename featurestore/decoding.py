@@ -15,6 +15,7 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from featurestore.errors import CorruptionError, InvalidArgumentError, NotFoundError
+from featurestore.refs import ViewRef
 from featurestore.types import DType, instant, numpy_type, wire_reader
 from featurestore.v1 import serving_pb2 as pb
 
@@ -22,6 +23,7 @@ STATUSES = ("PRESENT", "NOT_FOUND", "EXPIRED", "NULL")
 
 _NULL = STATUSES.index("NULL")
 _STATUS_NAMES = np.array(STATUSES)
+_MOVED_TAG = 0x22
 _ROW_TAG, _EVENT_TAG, _STATE_TAG, _STRING_TAG = 0x0A, 0x09, 0x15, 0x32
 _LANES = (("nulls", 0x1A, "<u8"), ("doubles", 0x22, "<f8"), ("integers", 0x2A, "<i8"))
 _SMALLEST_ROW = 18
@@ -33,13 +35,26 @@ _SPECIAL = {"timestamp": "M8[us]", "date": "M8[D]"}
 
 @dataclass(frozen=True, slots=True)
 class _Output:
-    """Where the values of one output lie."""
+    """Where the values of one output lie.
+
+    Attributes:
+        kind: The type of its NumPy column, where that is another than the lane's.
+    """
 
     dtype: DType
     view: int
     lane: str
     index: int
     bit: int
+    kind: np.dtype[Any] | None
+
+    @classmethod
+    def of(cls, feature: pb.FeatureSchema) -> _Output:
+        """Return where the schema says that a feature lies."""
+        dtype, kind = DType(feature.dtype), None
+        if feature.lane != "strings" and dtype.name not in {"float64", "int64"}:
+            kind = np.dtype(_SPECIAL.get(dtype.name) or dtype.name)
+        return cls(dtype, feature.view, feature.lane, feature.index, feature.bit, kind)
 
 
 class Decoder:
@@ -51,18 +66,18 @@ class Decoder:
 
     def __init__(self, schema: pb.Schema) -> None:
         self.schema = schema
-        self.outputs = {f.name: _Output(DType(f.dtype), f.view, f.lane, f.index, f.bit) for f in schema.features}
+        self.outputs = {feature.name: _Output.of(feature) for feature in schema.features}
         self._views = [_ViewDecoder(view) for view in schema.views]
 
     def decode(self, response: bytes) -> OnlineRows:
         """Read the bytes of a ReadResponse; raises CorruptionError if they are not one, or do not fit the schema."""
-        spans, time, position = _split(response)
+        spans, time, position, moved = _split(response)
         if len(spans) != len(self._views):
             raise CorruptionError(f"The response has {len(spans)} views, the schema {len(self._views)}.")
         views = [view.decode(response, *span) for view, span in zip(self._views, spans, strict=True)]
         if len(views) > 1 and len({len(view.records) for view in views}) > 1:
             raise CorruptionError("The views of the response differ in their number of rows.")
-        return OnlineRows(self.schema, time, position, views, self.outputs)
+        return OnlineRows(self.schema, time, position, views, self.outputs, moved)
 
 
 def decode(schema: pb.Schema, response: bytes) -> OnlineRows:
@@ -94,13 +109,20 @@ class OnlineRows:
     """
 
     def __init__(
-        self, schema: pb.Schema, time: int, position: int, views: list[_ViewRows], outputs: Mapping[str, _Output]
+        self,
+        schema: pb.Schema,
+        time: int,
+        position: int,
+        views: list[_ViewRows],
+        outputs: Mapping[str, _Output],
+        moved: Sequence[pb.MovedKeys] = (),
     ) -> None:
         self.schema = schema
         self.time = time
         self.position = position
         self._views = views
         self._outputs = outputs
+        self._moved = {keys.view: keys for keys in moved}
         self.columns = _Lazy(outputs, self._column)
         self.valid = _Lazy(outputs, self._valid)
         self.status = _Lazy(outputs, self._status)
@@ -108,6 +130,25 @@ class OnlineRows:
 
     def __len__(self) -> int:
         return len(self._views[0].records) if self._views else 0
+
+    def versions(self, name: str) -> list[str]:
+        """Return which view version each key got of an output; all the same unless a rollout is under way.
+
+        Raises:
+            NotFoundError: There is no such output.
+            CorruptionError: The answer does not say it for each key.
+        """
+        if name not in self._outputs:
+            raise NotFoundError.of("output", name, self._outputs)
+        view = self._outputs[name].view
+        named = ViewRef.parse(self.schema.views[view].ref)
+        usual, moved = f"{named.view}@v{named.version}", self._moved.get(view)
+        if moved is None:
+            return [usual] * len(self)
+        bits = np.unpackbits(np.frombuffer(moved.keys, np.uint8), bitorder="little")[: len(self)].tolist()
+        if len(bits) < len(self):
+            raise CorruptionError(f"The answer says of {len(bits)} of {len(self)} keys which version they got.")
+        return [moved.ref if bit else usual for bit in bits]
 
     def to_dict(self) -> dict[str, list[Any]]:
         """Return output name -> values as exact Python types, None where there is no value.
@@ -129,15 +170,16 @@ class OnlineRows:
 
     def _column(self, name: str) -> NDArray[Any]:
         output = self._outputs[name]
-        dtype, view = output.dtype, self._views[output.view]
+        view = self._views[output.view]
         if output.lane == "strings":
+            dtype = output.dtype
             if dtype.family == "vector":
                 return view.texts[output.index].matrix(numpy_type(dtype.element), dtype.length)
             arrays = dtype.family == "list" and dtype.element.family in _ARRAYS
             values = self._values(name)
             return np.fromiter(map(_array_of(dtype.element), values) if arrays else values, object, len(values))
         typed: NDArray[Any] = view.records[output.lane][:, output.index]
-        return typed.astype(_SPECIAL.get(dtype.name) or dtype.name, copy=False)
+        return typed if output.kind is None else typed.astype(output.kind, copy=False)
 
     def _valid(self, name: str) -> NDArray[np.bool_]:
         output = self._outputs[name]
@@ -200,9 +242,10 @@ def read_varint(buffer: bytes, at: int) -> tuple[int, int]:
         shift += 7
 
 
-def _split(response: bytes) -> tuple[list[tuple[int, int]], int, int]:
-    """Return where each view's rows lie, the time and the position; unknown fields mean a newer server and are parsed over."""
+def _split(response: bytes) -> tuple[list[tuple[int, int]], int, int, list[pb.MovedKeys]]:
+    """Return where each view's rows lie, the time, the position, and which keys got another version."""
     spans, time, position = [], 0, 0
+    moved: list[pb.MovedKeys] = []
     at, size = 0, len(response)
     try:
         while at < size:
@@ -215,13 +258,17 @@ def _split(response: bytes) -> tuple[list[tuple[int, int]], int, int]:
                 number = int.from_bytes(response[at + 1 : at + 9], "little", signed=tag == 0x11)
                 time, position = (number, position) if tag == 0x11 else (time, number)
                 at += 9
+            elif tag == _MOVED_TAG:
+                length, first = read_varint(response, at + 1)
+                at = first + length
+                moved.append(pb.MovedKeys.FromString(response[first:at]))
             else:
                 raise CorruptionError(f"Unknown field tag {tag:#x} in the response.", place=f"byte {at}")
-    except IndexError as error:
+    except (IndexError, DecodeError) as error:
         raise CorruptionError("The response is cut off.", place=f"byte {size}") from error
     if at != size:
         raise CorruptionError("The response is cut off.", place=f"byte {size}")
-    return spans, time, position
+    return spans, time, position, moved
 
 
 class _Lazy(Mapping[str, Any]):
@@ -233,11 +280,12 @@ class _Lazy(Mapping[str, Any]):
         self._made: dict[str, Any] = {}
 
     def __getitem__(self, name: str) -> Any:
-        if name not in self._made:
+        made = self._made.get(name)
+        if made is None:
             if name not in self._names:
                 raise NotFoundError.of("output", name, self._names)
-            self._made[name] = self._make(name)
-        return self._made[name]
+            made = self._made[name] = self._make(name)
+        return made
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)

@@ -19,7 +19,7 @@ from featurestore.types import DType, to_wire
 
 MAX_KEY_BYTES = 480
 
-_NUMBER, _TEXT, _PARTS = b"\x01", b"\x02", b"\x03"
+NUMBER, TEXT, _PARTS = b"\x01", b"\x02", b"\x03"
 _BIAS = 1 << 63
 _pack_number = struct.Struct(">BQ").pack
 _pack_length = struct.Struct(">BH").pack
@@ -103,11 +103,11 @@ def key_parts(key: bytes) -> tuple[bytes, ...]:
         return (key,)
     parts, at = [], 1
     while at < len(key):
-        if key[at : at + 1] == _NUMBER:
+        if key[at : at + 1] == NUMBER:
             parts.append(key[at : (at := at + 9)])
         else:
             length = int.from_bytes(key[at + 1 : at + 3], "big")
-            parts.append(_TEXT + key[at + 3 : at + 3 + length])
+            parts.append(TEXT + key[at + 3 : at + 3 + length])
             at += 3 + length
     return tuple(parts)
 
@@ -148,8 +148,17 @@ def _encode(lanes: Sequence[_Lane], place: str) -> list[bytes]:
 
 def _single(lane: _Lane) -> list[bytes]:
     if lane and isinstance(lane[0], int):
-        return [_pack_number(1, value + _BIAS) for value in lane]  # type: ignore[operator]  # all of one type
-    return list(map(_TEXT.__add__, lane))  # type: ignore[arg-type]  # likewise
+        return pack_numbers(lane)  # type: ignore[arg-type]  # all of one type
+    return list(map(TEXT.__add__, lane))  # type: ignore[arg-type]  # likewise
+
+
+def pack_numbers(values: Iterable[int]) -> list[bytes]:
+    """Return the key of each whole number.
+
+    >>> pack_numbers([-1]) == [encode_key([-1], [DType("int64")])]
+    True
+    """
+    return [_pack_number(1, value + _BIAS) for value in values]
 
 
 def _composite(lanes: Sequence[_Lane]) -> list[bytes]:

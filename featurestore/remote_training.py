@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from featurestore.errors import FailedPreconditionError, InvalidArgumentError
 from featurestore.ipc import from_parts, to_parts
@@ -13,12 +14,17 @@ from featurestore.v1 import serving_pb2 as pb
 if TYPE_CHECKING:
     import pyarrow as pa
 
+_T = TypeVar("_T")
+
 
 class RemoteTrainingSet:
     """The spine with features, as a stream that is read once.
 
     Args:
         parts: What the server sends.
+
+    Attributes:
+        rows: How many rows have arrived.
     """
 
     def __init__(self, parts: Iterator[pb.TrainingPart]) -> None:
@@ -58,16 +64,79 @@ class RemoteTrainingSet:
         return table
 
 
-def training_requests(ask: pb.TrainingAsk, spine: Any) -> Iterator[bytes]:
+class AsyncRemoteTrainingSet:
+    """The same for an event loop: threads wait for what arrives, and the loop is free for others.
+
+    Args:
+        training: The set.
+    """
+
+    def __init__(self, training: RemoteTrainingSet) -> None:
+        self._training = training
+
+    @property
+    def rows(self) -> int:
+        """How many rows have arrived."""
+        return self._training.rows
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """What became of the spine's rows; see RemoteTrainingSet."""
+        return self._training.report
+
+    async def ipc(self) -> AsyncIterator[bytes]:
+        """Return the set as an Arrow IPC stream in parts, for a reader of your own."""
+        async for part in _later(self._training.ipc()):
+            yield part
+
+    async def batches(self) -> AsyncIterator[pa.RecordBatch]:
+        """Return the set as Arrow batches, as they arrive."""
+        async for batch in _later(await asyncio.to_thread(self._training.batches)):
+            yield batch
+        async for _ in self.ipc():  # the report follows the last batch
+            pass
+
+    async def to_arrow(self) -> pa.Table:
+        """Return the set as an Arrow table."""
+        return await asyncio.to_thread(self._training.to_arrow)
+
+
+async def _later(items: Iterable[_T]) -> AsyncIterator[_T]:
+    """Return what a thread waits for."""
+    rest = iter(items)
+    while (item := await asyncio.to_thread(next, rest, None)) is not None:
+        yield item
+
+
+def training_requests(
+    features: str | Sequence[str],
+    spine: Any,
+    *,
+    timestamp: str,
+    knowledge: str,
+    position: int,
+    full_feature_names: bool,
+) -> Iterator[bytes]:
     """Return the messages that ask for a training set.
 
     Args:
-        ask: What to read.
+        features: As for `Client.get_historical_features`, likewise below.
         spine: Column -> list, anything with ``__arrow_c_stream__``, or the bytes of an Arrow IPC stream, whole or in parts.
+        timestamp: The spine's time column.
+        knowledge: ``as_known``, ``latest`` or ``as_served``.
+        position: For ``as_served``.
+        full_feature_names: Name outputs ``view__feature``.
 
     Raises:
         InvalidArgumentError: The spine is nothing of that kind.
     """
+    ask = pb.TrainingAsk(
+        timestamp=timestamp, knowledge=knowledge, position=position, full_feature_names=full_feature_names
+    )
+    if isinstance(features, str):
+        ask.service = features
+    else:
+        ask.features.extend(features)
     yield pb.TrainingRequest(ask=ask).SerializeToString()
     for part in _spine_parts(spine):
         yield pb.TrainingRequest(spine=part).SerializeToString()

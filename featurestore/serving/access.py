@@ -30,6 +30,7 @@ PUBLIC: Mapping[str, Permission] = {
     "GET /healthz": "public",
     "GET /readyz": "public",
     "GET /openapi.json": "public",
+    "GET /docs": "public",
 }
 RPCS: Mapping[str, Permission] = {
     f"/{SERVICE}/GetSchema": "read",
@@ -51,10 +52,16 @@ ROUTES: Mapping[str, str] = {
     "GET /v1/status": "GetStatus",
 }
 PAGES: Mapping[str, Permission] = {"GET /metrics": "status"}
+_QUESTIONS = ("consumers", "upstream", "downstream", "path", "impact", "usage", "check", "explain/{finding}", "cells")
+LINEAGE: Mapping[str, Permission] = {
+    **{f"GET /lineage/{question}": "status" for question in (*_QUESTIONS, "log", "select", "graph")},
+    "POST /lineage/openlineage": "write",
+}
 METHODS: Mapping[str, Permission] = {
     **PUBLIC,
     **RPCS,
     **PAGES,
+    **LINEAGE,
     **{route: RPCS[f"/{SERVICE}/{rpc}"] for route, rpc in ROUTES.items()},
 }
 
@@ -76,6 +83,15 @@ _ROLES: Mapping[Permission, tuple[str, ...]] = {
 }
 
 
+def roles_of(method: str) -> tuple[str, ...]:
+    """Return the roles of which a caller needs one; none for a public method.
+
+    >>> roles_of("GET /v1/status"), roles_of("GET /healthz")
+    (('reader', 'writer'), ())
+    """
+    return _ROLES.get(METHODS[method], ())
+
+
 @dataclass(frozen=True, slots=True)
 class Decision:
     """What came of checking a plan against a consumer's manifest: the refusal, or the warnings of a read that goes on."""
@@ -94,6 +110,7 @@ class Caller:
         refusal: Why the consumer it names was not accepted; reads are refused with it.
         valid_until: From this instant on (microseconds UTC) it must be established again; None for never.
         decisions: Plan fingerprint -> what its manifest says; filled as plans are read.
+        allowed: Methods that it was found to have the role for.
     """
 
     principal: Principal
@@ -101,6 +118,7 @@ class Caller:
     refusal: AccessDeniedError | NotFoundError | None
     valid_until: int | None
     decisions: dict[bytes, Decision] = field(default_factory=dict)
+    allowed: set[str] = field(default_factory=set)
 
 
 class Gate:
@@ -129,6 +147,8 @@ class Gate:
             AccessDeniedError: The principal lacks the role, or the method is not declared.
         """
         caller = self._caller(call)
+        if call.method in caller.allowed:
+            return caller
         permission = METHODS.get(call.method)
         if permission is None:
             raise AccessDeniedError(f"{call.method} declares no permission.")
@@ -137,6 +157,7 @@ class Gate:
                 f"Principal '{caller.principal.name}' may not call {call.method}.",
                 repair=f"It needs a token with role {' or '.join(_ROLES[permission])}: `featurestore token create`.",
             )
+        caller.allowed.add(call.method)
         return caller
 
     def decide(self, caller: Caller, plan: ReadPlan) -> Decision:

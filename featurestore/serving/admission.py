@@ -59,6 +59,11 @@ class Admission:
         self._credit -= 1.0
         return True
 
+    @property
+    def says(self) -> tuple[float, int]:
+        """What a refusal says now: the share that is taken on, and how long calls wait, nanoseconds."""
+        return self.share, self._waited
+
     def refusal(self) -> ResourceExhaustedError:
         """Return the error of a call that was not taken on."""
         return ResourceExhaustedError(

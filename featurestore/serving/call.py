@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+
+import msgspec
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(msgspec.Struct, frozen=True):
     """What came with a request besides its bytes.
 
     Args:
@@ -20,7 +20,7 @@ class Call:
     """
 
     method: str
-    metadata: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, str] = {}
     peer: str = ""
     deadline: int | None = None
     certificate: str = ""
@@ -41,8 +41,7 @@ class Call:
         return None if self.deadline is None else (self.deadline - monotonic_micros()) / 1e6
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(msgspec.Struct, frozen=True):
     """The answer to a call.
 
     Args:

@@ -47,9 +47,12 @@ class Lifeline:
 def run_child(body: Callable[[ServeSettings, Lifeline], Awaitable[None]]) -> None:
     """Run a process of a server until it is told to stop.
 
+    It says that it is loaded, and waits for its settings: a process that stands by has done all that takes long.
+
     Args:
         body: What it does, with the settings and the tie to the parent.
     """
+    tell(loaded=True)
     settings = ServeSettings.from_json(sys.stdin.readline())
     start_logging(settings.log)
 

@@ -22,11 +22,14 @@ _OPTIONS = (
     ("grpc.max_reconnect_backoff_ms", 1000),
     ("grpc.max_receive_message_length", max(MAX_REQUEST_BYTES, MAX_RESPONSE_BYTES)),
 )
+_GONE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)  # grpc cancels what a server that stops has not read
 _LONGEST = 30.0  # seconds for callers of one answer that gave no deadline
 
 
 class Forwarder:
     """Handlers that let another process answer; make it inside the event loop.
+
+    While that process is replaced, calls wait for its successor, as long as their callers do.
 
     Args:
         store_directory: The project's ``store`` folder, where the process's socket is.
@@ -62,7 +65,8 @@ class Forwarder:
         ask = self._methods[rpc_of(call.method)]
         try:
             timeout = _LONGEST if call.remaining is None else call.remaining
-            return Reply(await ask(body, timeout=timeout, metadata=headers_of(call, self._tracing)))
+            metadata = headers_of(call, self._tracing)
+            return Reply(await ask(body, timeout=timeout, metadata=metadata, wait_for_ready=True))
         except grpc.aio.AioRpcError as error:
             return self._refused(error)
 
@@ -73,7 +77,7 @@ class Forwarder:
             UnavailableError: The process does not answer.
         """
         ask = self._streams[rpc_of(call.method)](
-            bodies, timeout=call.remaining, metadata=headers_of(call, self._tracing)
+            bodies, timeout=call.remaining, metadata=headers_of(call, self._tracing), wait_for_ready=True
         )
         try:
             async for body in ask:
@@ -90,6 +94,6 @@ class Forwarder:
     def _refused(self, error: grpc.aio.AioRpcError) -> Reply:
         facts = texts(error.trailing_metadata())
         trailers = tuple((name, value) for name, value in facts.items() if name.startswith("fs-"))
-        if not trailers and error.code() is grpc.StatusCode.UNAVAILABLE:
+        if not trailers and error.code() in _GONE:
             raise UnavailableError(f"The {self._name} does not answer.", repair="Try again in a moment.") from error
         return Reply(code=error.code().name, message=error.details() or "", trailers=trailers)

@@ -20,12 +20,11 @@ import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from featurestore.errors import FeatureStoreError
 from featurestore.serving.access import SERVICE
 from featurestore.serving.admission import Admission
 from featurestore.serving.call import Call, Handler, Reply, StreamHandler, monotonic_micros
 from featurestore.serving.settings import MAX_REQUEST_BYTES, MAX_RESPONSE_BYTES, TlsFiles
-from featurestore.serving.status import error_reply
+from featurestore.serving.status import Refusals
 
 _ENVELOPE = 64 << 10
 _PROBE_SECONDS, _MOST_PROBES = 0.02, 64
@@ -78,7 +77,8 @@ class GrpcAioTransport:
     ) -> None:
         self._options = (*_OPTIONS, ("grpc.max_receive_message_length", max_request_bytes))
         self._admission = admission
-        self._probe: tuple[_Probe, asyncio.Task[None]] | None = None
+        self._probe: _Probe | None = None
+        self._probing: asyncio.Task[None] | None = None
         self._handlers = _GenericHandlers(handlers, streams or {}, admission)
         self._server: grpc.aio.Server | None = None
         self._health = health.aio.HealthServicer() if public else None
@@ -101,41 +101,56 @@ class GrpcAioTransport:
             port = server.add_secure_port(address, await asyncio.to_thread(_credentials, tls))
         else:
             port = server.add_insecure_port(address)
-        probe = None if self._admission is None else _Probe(server, self._admission)
+        self._probe = _Probe(server, self._admission)
         await server.start()
-        if probe is not None:
-            self._probe = probe, asyncio.ensure_future(probe.run())
+        if self._admission is not None:
+            self._probing = asyncio.ensure_future(self._probe.run())
         return port
 
     async def drain(self, seconds: float) -> None:
-        """Take no more calls, let those in flight finish for so many seconds, and stop."""
-        if self._server is None:
+        """Take no more calls, let those in flight finish for so many seconds, and stop.
+
+        grpc cancels calls that it has received and nobody has asked it for (grpc issue 41785). So calls are taken in for a moment without
+        being answered, until a probe finds nobody before it; then clients are told to connect anew, and everybody is answered.
+        """
+        if self._server is None or self._probe is None:
             return
         if self._health is not None:
             await self._health.enter_graceful_shutdown()
-        if self._probe is not None:
-            probe, running = self._probe
-            running.cancel()
-            await probe.passed(
-                min(seconds, _QUEUE_SECONDS)
-            )  # what waited before it has begun then: a stop would cancel it
-            probe.close()
-        await self._server.stop(seconds)
+        if self._probing is not None:
+            self._probing.cancel()
+        self._handlers.turn.clear()
+        for _ in range(2):  # whoever was answered just before has asked anew by the second
+            await self._probe.passed(min(seconds, _QUEUE_SECONDS))
+        self._probe.close()
+        stopping = asyncio.ensure_future(self._server.stop(seconds))
+        await asyncio.sleep(0)  # the stop has begun then
+        self._handlers.turn.set()
+        await stopping
 
 
 class _GenericHandlers(grpc.GenericRpcHandler):
-    """Finds the handler of a method; bytes go in and out as they are."""
+    """Finds the handler of a method; bytes go in and out as they are.
+
+    Attributes:
+        turn: Whether calls are answered; else they are taken in and wait.
+    """
 
     def __init__(
         self, handlers: Mapping[str, Handler], streams: Mapping[str, StreamHandler], admission: Admission | None
     ) -> None:
         self._admission = admission
+        self._refusals = Refusals(admission or Admission())
+        self.turn = asyncio.Event()
+        self.turn.set()
         self._at_once = {path for path, handle in handlers.items() if not iscoroutinefunction(handle)}
         self._methods: dict[str, Any] = {
-            path: grpc.unary_unary_rpc_method_handler(_unary(path, handle)) for path, handle in handlers.items()
+            path: grpc.unary_unary_rpc_method_handler(_unary(path, handle, self.turn))
+            for path, handle in handlers.items()
         }
         self._methods |= {
-            path: grpc.stream_stream_rpc_method_handler(_stream(path, handle)) for path, handle in streams.items()
+            path: grpc.stream_stream_rpc_method_handler(_stream(path, handle, self.turn))
+            for path, handle in streams.items()
         }
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
@@ -143,7 +158,7 @@ class _GenericHandlers(grpc.GenericRpcHandler):
         method = handler_call_details.method
         if self._admission is None or method not in self._at_once or self._admission.admits():
             return self._methods.get(method)
-        return _refusing(self._admission.refusal())
+        return _refusing(self._refusals.reply())
 
 
 class _Probe:
@@ -154,7 +169,7 @@ class _Probe:
 
     PATH = "/featurestore.Probe/Wait"
 
-    def __init__(self, server: grpc.aio.Server, admission: Admission) -> None:
+    def __init__(self, server: grpc.aio.Server, admission: Admission | None) -> None:
         self._admission = admission
         _remove_dead_probes()
         self._folder = tempfile.TemporaryDirectory(prefix=f"{_PROBE_FOLDER}{os.getpid()}-")  # for its owner alone
@@ -192,7 +207,9 @@ class _Probe:
 
     def _arrived(self) -> None:
         if self._sent:
-            self._admission.note(time.monotonic_ns() - self._sent.popleft())
+            waited = time.monotonic_ns() - self._sent.popleft()
+            if self._admission is not None:
+                self._admission.note(waited)
 
 
 def _remove_dead_probes() -> None:
@@ -213,8 +230,10 @@ class _ProbeHandler(grpc.GenericRpcHandler):
             self._arrived()
 
 
-def _unary(path: str, handle: Handler) -> Callable[[bytes, Any], Awaitable[bytes]]:
+def _unary(path: str, handle: Handler, turn: asyncio.Event) -> Callable[[bytes, Any], Awaitable[bytes]]:
     async def answer(body: bytes, context: Any) -> bytes:
+        if not turn.is_set():
+            await turn.wait()
         reply = handle(_call(path, context), body)
         if not isinstance(reply, Reply):
             reply = await reply
@@ -227,9 +246,8 @@ def _unary(path: str, handle: Handler) -> Callable[[bytes, Any], Awaitable[bytes
     return answer
 
 
-def _refusing(error: FeatureStoreError) -> Any:
+def _refusing(reply: Reply) -> Any:
     """Return a handler that refuses; one of a stream, since that need not read the request first."""
-    reply = error_reply(error)
 
     async def refuse(_: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
         await context.abort(_CODES[reply.code], reply.message, reply.trailers)
@@ -238,8 +256,11 @@ def _refusing(error: FeatureStoreError) -> Any:
     return grpc.stream_stream_rpc_method_handler(refuse)
 
 
-def _stream(path: str, handle: StreamHandler) -> Callable[[AsyncIterator[bytes], Any], AsyncIterator[bytes]]:
+def _stream(
+    path: str, handle: StreamHandler, turn: asyncio.Event
+) -> Callable[[AsyncIterator[bytes], Any], AsyncIterator[bytes]]:
     async def answer(bodies: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
+        await turn.wait()
         replies: Any = handle(_call(path, context), bodies)
         async with aclosing(replies):  # a caller that goes away ends the work
             async for reply in replies:

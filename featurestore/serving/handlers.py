@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from inspect import iscoroutinefunction
+from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from featurestore.audit import UsageWriter
 from featurestore.errors import (
@@ -32,10 +36,14 @@ from featurestore.serving.authentication import Authenticator, JwtVerifier
 from featurestore.serving.call import Call, Handler, Reply, StreamHandler
 from featurestore.serving.metrics import MetricsFile, read_metrics, to_prometheus
 from featurestore.serving.read_metrics import ReadMetrics
+from featurestore.serving.request_keys import PlainKeys, named_plan
 from featurestore.serving.settings import MAX_KEYS, MAX_REQUEST_BYTES, MAX_RESPONSE_BYTES, METRICS, ServeSettings
 from featurestore.serving.status import Guard, ascii_safe
 from featurestore.serving.tracing import tracing
 from featurestore.v1 import serving_pb2 as pb
+
+if TYPE_CHECKING:
+    from featurestore.online.redis_reader import RedisReader
 
 MAX_PLANS = 1000
 
@@ -44,16 +52,29 @@ Asked = tuple[str | tuple[str, ...], bool]
 
 @dataclass(frozen=True, slots=True)
 class KnownRead:
-    """A plan that clients may name by its fingerprint: what was asked, how it is read, and its serialized schema."""
+    """A plan that clients may name by its fingerprint.
+
+    Attributes:
+        asked: What was asked.
+        prepared: How it is read.
+        schema: Its serialized schema.
+        label: What was asked, as metrics name it: the service, or that references were.
+        plain: How the plainest requests for it are read, if it has such.
+        in_flight: Whether some of it is read in two versions.
+    """
 
     asked: Asked
     prepared: PreparedRead
     schema: bytes
+    label: str
+    plain: PlainKeys | None
+    in_flight: bool
 
-    @property
-    def label(self) -> str:
-        """What was asked, as metrics name it: the service, or that references were."""
-        return self.asked[0] if isinstance(self.asked[0], str) else "(features)"
+    @classmethod
+    def of(cls, asked: Asked, prepared: PreparedRead, schema: bytes) -> KnownRead:
+        """Look up what does not change between reads."""
+        label = asked[0] if isinstance(asked[0], str) else "(features)"
+        return cls(asked, prepared, schema, label, PlainKeys.of(prepared.plan), bool(prepared.plan.in_flight))
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +92,17 @@ class State:
     gate: Gate
     reads: dict[bytes, KnownRead] = field(default_factory=dict)
     asked: dict[Asked, KnownRead] = field(default_factory=dict)
+
+
+class _Read(msgspec.Struct, frozen=True):
+    """A read that is allowed, before it is answered."""
+
+    began: int
+    caller: Caller
+    known: KnownRead
+    decision: Decision
+    keys: Sequence[Sequence[bytes]]
+    columns: Sequence[pb.Column]
 
 
 class FeatureHandlers:
@@ -92,7 +124,7 @@ class FeatureHandlers:
         settings: ServeSettings,
         *,
         registry: Registry,
-        reader: OnlineReader,
+        reader: OnlineReader | RedisReader,
         usage: UsageWriter,
         metrics: MetricsFile,
         writer: Handler,
@@ -103,7 +135,8 @@ class FeatureHandlers:
         self.guard = Guard(self._metrics.count, tracing())
         self._settings = settings
         self._registry = registry
-        self._reader = reader
+        self._reader: Any = reader  # one that waits is known by its coroutine, and awaited where that is certain
+        self._waits = iscoroutinefunction(reader.read)
         self._usage = usage
         self._writer = writer
         self._write = write
@@ -122,7 +155,7 @@ class FeatureHandlers:
         """Return the handlers by method path."""
         handlers: Mapping[str, Callable[[Call, bytes], object]] = {
             "GetSchema": self.get_schema,
-            "GetOnlineFeatures": self.get_online_features,
+            "GetOnlineFeatures": self.get_online_features_later if self._waits else self.get_online_features,
             "GetWriteSchema": self.get_write_schema,
             "Write": self.write,
             "AdvanceClock": self.advance_clock,
@@ -160,6 +193,11 @@ class FeatureHandlers:
         self._counter = counter
         return changed
 
+    def admit(self, call: Call, body: bytes) -> Reply:
+        """Say whether the caller may call, and nothing else."""
+        self._admit(call, body)
+        return Reply()
+
     def metrics(self, call: Call, body: bytes) -> Reply:
         """Return the numbers of the whole server as Prometheus reads them."""
         self._admit(call, body)
@@ -182,37 +220,61 @@ class FeatureHandlers:
 
     def get_online_features(self, call: Call, body: bytes) -> Reply:
         """Read the features of a known plan."""
+        read = self._begin(call, body)
+        return self._finish(call, read, self._reader.read(read.known.prepared, read.keys, read.columns))
+
+    async def get_online_features_later(self, call: Call, body: bytes) -> Reply:
+        """Read the features of a known plan from a store that must be waited for."""
+        read = self._begin(call, body)
+        return self._finish(call, read, await self._reader.read(read.known.prepared, read.keys, read.columns))
+
+    def _begin(self, call: Call, body: bytes) -> _Read:
+        """Return a read that is allowed, with everything but its answer."""
         began = time.perf_counter_ns()
         state, caller = self._admit(call, body)
-        request = pb.ReadRequest.FromString(body)
-        known = state.reads.get(request.plan)
-        if known is None:
-            raise StaleSchemaError("The server does not know this read plan.", repair="Fetch its schema again.")
+        known = state.reads.get(named_plan(body))
+        keys = None if known is None or known.plain is None else known.plain.read(body)
+        columns: Sequence[pb.Column] = ()
+        if known is None or keys is None:
+            request = pb.ReadRequest.FromString(body)
+            columns, known = request.columns, state.reads.get(request.plan)
+            if known is None:
+                raise StaleSchemaError("The server does not know this read plan.", repair="Fetch its schema again.")
         plan = known.prepared.plan
-        decision = state.gate.decide(caller, plan)
+        decision = caller.decisions.get(plan.fingerprint) or state.gate.decide(caller, plan)
         refusal = caller.refusal or decision.refusal
         if refusal is not None:
             self._record(call, caller, plan, "online", "refused", 0)
             raise refusal.with_traceback(None)  # the same object each time: it must not collect tracebacks
-        keys = [encode_request(request.columns, key_set) for key_set in plan.key_sets]
-        count = len(keys[0]) if keys else 0
-        if count > MAX_KEYS:
+        sets = [encode_request(columns, key_set) for key_set in plan.key_sets] if keys is None else [keys]
+        if sets and len(sets[0]) > MAX_KEYS:
             raise ResourceExhaustedError(
-                f"{count} keys in one read; at most {MAX_KEYS} are allowed.", place="$.keys", repair="Read in parts."
+                f"{len(sets[0])} keys in one read; at most {MAX_KEYS} are allowed.",
+                place="$.keys",
+                repair="Read in parts.",
             )
-        response = self._reader.read(known.prepared, keys, request.columns)
+        return _Read(began, caller, known, decision, sets, columns)
+
+    def _finish(self, call: Call, read: _Read, response: bytes) -> Reply:
+        """Count a read that was answered, and reply."""
         if len(response) > MAX_RESPONSE_BYTES:
             raise ResourceExhaustedError(f"The answer has {len(response)} bytes.", repair="Read fewer keys at once.")
-        self._record(call, caller, plan, "online", "ok", count)
-        self._metrics.took(known.label, caller.identity.consumer, began)
-        return Reply(response, trailers=_warnings(decision))
+        known, caller, keys = read.known, read.caller, read.keys
+        whole = ((known.prepared.plan.plan_id, len(keys[0]) if keys else 0),)
+        self._count(call, caller, known.prepared.usage(keys) if known.in_flight else whole, "online", "ok")
+        self._metrics.took(known.label, caller.identity.consumer, read.began)
+        warned = read.decision.warnings
+        return Reply(response, trailers=_warnings(read.decision)) if warned else Reply(response)
 
     async def stream_online_features(self, call: Call, bodies: AsyncIterator[bytes]) -> AsyncIterator[Reply]:
         """Read the features of known plans, one request after the other; calls beside it get their turn in between."""
         self._admit(call, b"")
         async for body in bodies:
-            yield self.get_online_features(call, body)
-            await asyncio.sleep(0)
+            if self._waits:
+                yield await self.get_online_features_later(call, body)
+            else:
+                yield self.get_online_features(call, body)
+                await asyncio.sleep(0)
 
     def get_write_schema(self, call: Call, body: bytes) -> Reply:
         """Return the columns that rows of a view have."""
@@ -258,7 +320,8 @@ class FeatureHandlers:
         ask = request.ask
         wanted = ask.service or tuple(ask.features)
         plan = plan_read(state.snapshot, wanted, full_feature_names=ask.full_feature_names)
-        self._usage.register_plan(plan.plan_id, plan.counted)
+        for plan_id, counted in plan.usage_plans():
+            self._usage.register_plan(plan_id, counted)
         decision = state.gate.decide(caller, plan)
         refusal = caller.refusal or decision.refusal
         if refusal is not None:
@@ -269,7 +332,7 @@ class FeatureHandlers:
         try:
             async for reply in self._training(call, _chained(request.SerializeToString(), bodies)):
                 rows += pb.TrainingPart.FromString(reply.body).count
-                yield replace(reply, trailers=(*reply.trailers, *_warnings(decision)))
+                yield msgspec.structs.replace(reply, trailers=(*reply.trailers, *_warnings(decision)))
         finally:
             self._record(call, caller, plan, "offline", "ok", rows)
 
@@ -303,6 +366,7 @@ class FeatureHandlers:
         return state, caller
 
     def _state_of(self, snapshot: RegistrySnapshot, credentials: Credentials) -> State:
+        _load_what_is_compiled(snapshot)
         at = self._settings
         roles = {principal: frozenset(held) for principal, held in at.roles.items()}
         authenticator = Authenticator(credentials, local=at.auth == "none", jwt=self._jwt, roles=roles)
@@ -313,8 +377,9 @@ class FeatureHandlers:
         plan = plan_read(state.snapshot, features, full_feature_names=full)
         schema = schema_message(plan)
         schema.stream_port = self._settings.stream_port
-        known = KnownRead(asked, self._reader.prepare(plan), schema.SerializeToString())
-        self._usage.register_plan(plan.plan_id, plan.counted)
+        known = KnownRead.of(asked, self._reader.prepare(plan), schema.SerializeToString())
+        for plan_id, counted in plan.usage_plans():
+            self._usage.register_plan(plan_id, counted)
         if len(state.reads) >= MAX_PLANS:  # forget the oldest: its clients fetch the schema again
             oldest = state.reads.pop(next(iter(state.reads)))
             state.asked.pop(oldest.asked, None)
@@ -329,8 +394,21 @@ class FeatureHandlers:
             return
 
     def _record(self, call: Call, caller: Caller, plan: ReadPlan, path: str, outcome: str, rows: int) -> None:
+        self._count(call, caller, plan.usage(rows), path, outcome)
+
+    def _count(self, call: Call, caller: Caller, used: Iterable[tuple[str, int]], path: str, outcome: str) -> None:
         who = caller.identity
-        self._usage.record(plan.plan_id, who.principal, who.consumer, who.binding, call.client, path, outcome, rows)
+        for plan_id, rows in used:
+            self._usage.record(plan_id, who.principal, who.consumer, who.binding, call.client, path, outcome, rows)
+
+
+def _load_what_is_compiled(snapshot: RegistrySnapshot) -> None:
+    """Load the compiled loops if there is a windowed view, before a call can come that would wait for it."""
+    views = snapshot.document.views.values()
+    if any(record.kind == "window" for view in views for record in view.versions.values()):
+        from featurestore.windows import compile_kernels
+
+        compile_kernels()
 
 
 def _check_write(state: State, caller: Caller, body: bytes) -> None:

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from urllib.parse import unquote
 
 import msgspec
-from fastapi import FastAPI, Request, Response
+from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.middleware.trustedhost import TrustedHostMiddleware
 from starlette.exceptions import HTTPException
 
@@ -27,68 +27,43 @@ from featurestore.errors import FeatureStoreError, InvalidArgumentError, Resourc
 from featurestore.serving.access import ROUTES, SERVICE
 from featurestore.serving.admission import Admission
 from featurestore.serving.call import Call, Handler, Reply
+from featurestore.serving.json_bodies import (
+    Answer,
+    Body,
+    ClockAnswer,
+    ClockBody,
+    Column,
+    Columns,
+    ErrorAnswer,
+    ErrorFacts,
+    KeySet,
+    Output,
+    ReadBody,
+    RowsAnswer,
+    SchemaAnswer,
+    SchemaBody,
+    StatusAnswer,
+    Value,
+    WriteAnswer,
+    WriteBody,
+    WriteSchemaAnswer,
+    WriteSchemaBody,
+)
+from featurestore.serving.openapi import JSON, PROMETHEUS, document, page
 from featurestore.serving.settings import MAX_REQUEST_BYTES, ServeSettings, is_loopback
 from featurestore.serving.status import HTTP_OF, Guard, error_reply
 from featurestore.types import DType, instant, to_micros
 from featurestore.v1 import serving_pb2 as pb
 
-JSON, TEXT = "application/json", "text/plain; version=0.0.4"
-
-Value = str | int | float | bool | list[Any] | dict[str, Any] | None
-Columns = dict[str, list[Value]]
-
 _UNKNOWN_FIELD = re.compile(r"Object contains unknown field `(?P<name>.*)`", re.DOTALL)
 _ROUTING = {404: "NOT_FOUND", 405: "UNIMPLEMENTED"}
-
-
-class _Body(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A request as JSON; an unknown field is refused."""
-
-
-_BodyType = TypeVar("_BodyType", bound=_Body)
-
-
-class SchemaBody(_Body, frozen=True):
-    """What to read: a service, or references."""
-
-    service: str = ""
-    features: tuple[str, ...] = ()
-    full_feature_names: bool = False
-
-
-class ReadBody(SchemaBody, frozen=True):
-    """What to read, and for which keys; `request` is data for on-demand features."""
-
-    keys: Columns = {}
-    request: Columns = {}
-
-
-class WriteSchemaBody(_Body, frozen=True):
-    """The view whose columns are asked for."""
-
-    view: str
-
-
-class WriteBody(WriteSchemaBody, frozen=True):
-    """Rows of a view as columns, under the source's names."""
-
-    rows: Columns
-    write_id: str = ""
-
-
-class ClockBody(_Body, frozen=True):
-    """The instant to move the replay clock to: ISO 8601, or microseconds since 1970 UTC."""
-
-    time: str | int
-
-
-_BODIES: Mapping[str, type[_Body]] = {
-    "GetSchema": SchemaBody,
-    "GetOnlineFeatures": ReadBody,
-    "GetWriteSchema": WriteSchemaBody,
-    "Write": WriteBody,
-    "AdvanceClock": ClockBody,
+# The page of the routes: whatever it were made to say, it loads nothing and runs nothing.
+_CLOSED = {
+    "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'",
+    "x-content-type-options": "nosniff",
 }
+
+_BodyType = TypeVar("_BodyType", bound=Body)
 
 
 class JsonHandlers:
@@ -118,7 +93,7 @@ class JsonHandlers:
     async def get_schema(self, call: Call, body: bytes) -> Reply:
         """Return the shape of an answer."""
         reply = await self._ask("GetSchema", call, _schema_request(_parse(SchemaBody, body)))
-        return reply if reply.code != "OK" else _json(_schema_facts(pb.Schema.FromString(reply.body)))
+        return reply if reply.code != "OK" else _json(_schema(pb.Schema.FromString(reply.body)))
 
     async def get_online_features(self, call: Call, body: bytes) -> Reply:
         """Return features as columns."""
@@ -130,7 +105,7 @@ class JsonHandlers:
         keys = _from_json(dict(shape.keys), asked.keys, "$.keys")
         packed = shape.pack(keys, _from_json(dict(shape.request), asked.request, "$.request"))
         reply = await self._ask("GetOnlineFeatures", call, packed)
-        return reply if reply.code != "OK" else _json(_rows_facts(decode(shape.schema, reply.body)), reply.trailers)
+        return reply if reply.code != "OK" else _json(_rows(decode(shape.schema, reply.body)), reply.trailers)
 
     async def get_write_schema(self, call: Call, body: bytes) -> Reply:
         """Return the columns that rows of a view have."""
@@ -139,7 +114,7 @@ class JsonHandlers:
         if reply.code != "OK":
             return reply
         schema = pb.WriteSchema.FromString(reply.body)
-        return _json({"view": schema.view, "columns": _fields(schema.columns)})
+        return _json(WriteSchemaAnswer(view=schema.view, columns=_columns(schema.columns)))
 
     async def write(self, call: Call, body: bytes) -> Reply:
         """Accept rows."""
@@ -153,8 +128,16 @@ class JsonHandlers:
         if reply.code != "OK":
             return reply
         done = pb.WriteReply.FromString(reply.body)
-        facts = {"accepted": done.accepted, "repeated": done.repeated_rows, "parked": done.parked}
-        return _json({**facts, "first_seq": done.first_seq, "last_seq": done.last_seq, "warnings": list(done.warnings)})
+        return _json(
+            WriteAnswer(
+                accepted=done.accepted,
+                repeated=done.repeated_rows,
+                parked=done.parked,
+                first_seq=done.first_seq,
+                last_seq=done.last_seq,
+                warnings=list(done.warnings),
+            )
+        )
 
     async def advance_clock(self, call: Call, body: bytes) -> Reply:
         """Move the replay clock."""
@@ -164,7 +147,7 @@ class JsonHandlers:
         except ValueError as error:
             raise InvalidArgumentError(f"'{asked}' is not an instant.", place="$.time") from error
         reply = await self._ask("AdvanceClock", call, pb.AdvanceClockRequest(time=instant).SerializeToString())
-        return reply if reply.code != "OK" else _json(_clock_facts(pb.Clock.FromString(reply.body)))
+        return reply if reply.code != "OK" else _json(_clock(pb.Clock.FromString(reply.body)))
 
     async def get_status(self, call: Call, _: bytes) -> Reply:
         """Return the store's clock and revision."""
@@ -173,13 +156,13 @@ class JsonHandlers:
             return reply
         status = pb.ServerStatus.FromString(reply.body)
         return _json(
-            {
-                "clock": _clock_facts(status.clock),
-                "revision": status.revision,
-                "project": status.project,
-                "environment": status.environment,
-                "internal_errors": status.internal_errors,
-            }
+            StatusAnswer(
+                clock=_clock(status.clock),
+                revision=status.revision,
+                project=status.project,
+                environment=status.environment,
+                internal_errors=status.internal_errors,
+            )
         )
 
     async def _ask(self, rpc: str, call: Call, body: bytes) -> Reply:
@@ -195,6 +178,8 @@ def http_app(
     metrics: Handler,
     is_ready: Callable[[], bool],
     admission: Admission | None = None,
+    admit: Handler | None = None,
+    lineage: Callable[[Callable[..., Any]], APIRouter] | None = None,
 ) -> FastAPI:
     """Return the HTTP application.
 
@@ -205,21 +190,51 @@ def http_app(
         metrics: Answers with the server's numbers as text.
         is_ready: Whether calls are taken; False while draining.
         admission: Says whether there is time for one more call; None always has some.
+        admit: Answers whether a caller may call a route; without it there are no routes of lineage.
+        lineage: Makes the routes of lineage, as `featurestore.asking` does; None has none.
     """
-    app = FastAPI(title="featurestore", docs_url=None, redoc_url=None, openapi_url="/openapi.json")
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=_hosts(settings))
     for route, handler in JsonHandlers(methods, guard).methods().items():
         verb, _, path = route.partition(" ")
-        body = _BODIES.get(ROUTES[route])
-        extra = {"requestBody": {"content": {"application/json": {"schema": _json_schema(body)}}}} if body else None
-        app.add_api_route(
-            path, _endpoint(route, handler, admission), methods=[verb], name=ROUTES[route], openapi_extra=extra
-        )
-    app.add_api_route("/metrics", _endpoint("GET /metrics", metrics, admission, TEXT), methods=["GET"], name="metrics")
-    app.add_api_route("/healthz", _health(lambda: True), methods=["GET"], name="alive")
-    app.add_api_route("/readyz", _health(is_ready), methods=["GET"], name="ready")
+        app.add_api_route(path, _endpoint(route, handler, admission), methods=[verb])
+    app.add_api_route("/metrics", _endpoint("GET /metrics", metrics, admission, PROMETHEUS), methods=["GET"])
+    described = document()
+    app.add_api_route("/openapi.json", _constant(msgspec.json.encode(described), JSON), methods=["GET"])
+    app.add_api_route("/docs", _constant(page(described).encode(), "text/html; charset=utf-8"), methods=["GET"])
+    app.add_api_route("/healthz", _health(lambda: True), methods=["GET"])
+    app.add_api_route("/readyz", _health(is_ready), methods=["GET"])
+    if lineage is not None and admit is not None:
+        app.router.routes.extend(lineage(_authorizing(admit)).routes)
+        app.add_exception_handler(_RefusedError, _refused)
     app.add_exception_handler(HTTPException, _unrouted(sorted(declared_routes(app))))
     return app
+
+
+class _RefusedError(Exception):
+    """A caller who may not call, with the reply that says so."""
+
+    def __init__(self, reply: Reply) -> None:
+        super().__init__(reply.message)
+        self.reply = reply
+
+
+def _authorizing(admit: Handler) -> Callable[[Request], None]:
+    """Return the dependency of routes that have no handler of their own."""
+
+    def authorize(request: Request) -> None:
+        route = f"{request.method} {request.scope['route'].path}"
+        reply = admit(Call(route, dict(request.headers), request.client.host if request.client else ""), b"")
+        assert isinstance(reply, Reply)  # whoever admits does not wait
+        if reply.code != "OK":
+            raise _RefusedError(reply)
+
+    return authorize
+
+
+def _refused(_: Request, error: Exception) -> Response:
+    assert isinstance(error, _RefusedError)
+    return _response(error.reply)
 
 
 def declared_routes(app: FastAPI) -> set[str]:
@@ -255,11 +270,17 @@ def _unrouted(routes: Sequence[str]) -> Callable[[Request, Exception], Response]
         assert isinstance(error, HTTPException)
         asked = f"{request.method} {request.url.path}"
         near = nearest_name(asked, routes)
-        facts = {"nearest": near} if near else {}
         code = _ROUTING.get(error.status_code, "INVALID_ARGUMENT")
         message = f"No route {asked[:200]}." + (f" Did you mean {near}?" if near else "")
-        content = msgspec.json.encode({"error": {"code": code, "message": message, **facts}})
+        content = _error(ErrorFacts(code=code, message=message, nearest=near or ""))
         return Response(content, error.status_code, error.headers, JSON)
+
+    return answer
+
+
+def _constant(content: bytes, media_type: str) -> Callable[[], Any]:
+    async def answer() -> Response:
+        return Response(content, headers=_CLOSED, media_type=media_type)
 
     return answer
 
@@ -304,12 +325,15 @@ def _content(reply: Reply) -> tuple[bytes, int]:
     facts = {
         name: unquote(trailers[f"fs-{name}"]) for name in ("place", "nearest", "repair") if f"fs-{name}" in trailers
     }
-    error = {"code": reply.code, "message": reply.message, **facts}
-    return msgspec.json.encode({"error": error}), HTTP_OF.get(reply.code, 500)
+    return _error(ErrorFacts(code=reply.code, message=reply.message, **facts)), HTTP_OF.get(reply.code, 500)
 
 
-def _json(facts: Any, trailers: tuple[tuple[str, str], ...] = ()) -> Reply:
-    return Reply(msgspec.json.encode(facts), trailers=trailers)
+def _error(facts: ErrorFacts) -> bytes:
+    return msgspec.json.encode(ErrorAnswer(error=facts))
+
+
+def _json(answer: Answer, trailers: tuple[tuple[str, str], ...] = ()) -> Reply:
+    return Reply(msgspec.json.encode(answer), trailers=trailers)
 
 
 def _parse(kind: type[_BodyType], body: bytes) -> _BodyType:
@@ -393,44 +417,38 @@ def _number(value: Any) -> Any:
     return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
 
 
-def _rows_facts(rows: OnlineRows) -> dict[str, Any]:
-    return {
-        "features": {name: [_number(value) for value in values] for name, values in rows.to_dict().items()},
-        "statuses": {name: status.tolist() for name, status in rows.status.items()},
-        "event_times": {
+def _rows(rows: OnlineRows) -> RowsAnswer:
+    return RowsAnswer(
+        features={name: [_number(value) for value in values] for name, values in rows.to_dict().items()},
+        statuses={name: status.tolist() for name, status in rows.status.items()},
+        event_times={
             name: [
                 instant(micros) if status in {"PRESENT", "NULL"} else None
                 for micros, status in zip(times.tolist(), rows.status[name].tolist(), strict=True)
             ]
             for name, times in rows.event_time.items()
         },
-        "time": instant(rows.time),
-        "position": rows.position,
-    }
+        time=instant(rows.time),
+        position=rows.position,
+    )
 
 
-def _schema_facts(schema: pb.Schema) -> dict[str, Any]:
-    return {
-        "fingerprint": schema.fingerprint.hex(),
-        "revision": schema.revision,
-        "keys": [{"entity": key_set.entity, "columns": _fields(key_set.fields)} for key_set in schema.key_sets],
-        "request": _fields(schema.request),
-        "features": [{"name": f.name, "ref": f.ref, "dtype": f.dtype} for f in schema.features],
-    }
+def _schema(schema: pb.Schema) -> SchemaAnswer:
+    return SchemaAnswer(
+        fingerprint=schema.fingerprint.hex(),
+        revision=schema.revision,
+        keys=[KeySet(entity=key_set.entity, columns=_columns(key_set.fields)) for key_set in schema.key_sets],
+        request=_columns(schema.request),
+        features=[Output(name=f.name, ref=f.ref, dtype=f.dtype) for f in schema.features],
+    )
 
 
-def _fields(fields: Iterable[pb.KeyField]) -> list[dict[str, str]]:
-    return [{"column": field.column, "dtype": field.dtype} for field in fields]
+def _columns(fields: Iterable[pb.KeyField]) -> list[Column]:
+    return [Column(column=field.column, dtype=field.dtype) for field in fields]
 
 
-def _clock_facts(clock: pb.Clock) -> dict[str, Any]:
-    return {"time": instant(clock.time), "replay": clock.replay}
-
-
-def _json_schema(body: type[_Body]) -> dict[str, Any]:
-    (schema,), _ = msgspec.json.schema_components([body], ref_template="#/components/schemas/{name}")
-    _, components = msgspec.json.schema_components([body])
-    return components[body.__name__] if "$ref" in schema else schema
+def _clock(clock: pb.Clock) -> ClockAnswer:
+    return ClockAnswer(time=instant(clock.time), replay=clock.replay)
 
 
 def _hosts(settings: ServeSettings) -> list[str]:

@@ -9,15 +9,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from importlib.util import find_spec
+from inspect import iscoroutinefunction
 from typing import Any
 
 from grpc_health.v1 import health_pb2
 
 from featurestore.errors import ConfigError, UnavailableError
 from featurestore.serving.access import SERVICE
+from featurestore.serving.admission import Admission
 from featurestore.serving.call import Call, Handler, Reply, StreamHandler
 from featurestore.serving.settings import MAX_REQUEST_BYTES, TlsFiles
-from featurestore.serving.status import Guard
+from featurestore.serving.status import Guard, Refusals
 
 _CHECK, _WATCH, _LIST = (f"/grpc.health.v1.Health/{name}" for name in ("Check", "Watch", "List"))
 _MEBIBYTE = 1 << 20
@@ -47,6 +49,7 @@ class NativeTransport:
         handlers: Handlers by method path; one that returns an awaitable is run as a task of the event loop.
         streams: Handlers of streams, by whose names callers are told where to go.
         stream_port: Where streams are served; 0 when nowhere.
+        admission: Says whether there is time for one more call that is answered without waiting; None always has some.
         max_request_bytes: Larger messages are refused by the transport.
         limits: In place of this module's.
 
@@ -67,6 +70,7 @@ class NativeTransport:
         streams: Mapping[str, StreamHandler] | None = None,
         *,
         stream_port: int = 0,
+        admission: Admission | None = None,
         max_request_bytes: int = 2 * MAX_REQUEST_BYTES,
         **limits: float,
     ) -> None:
@@ -88,6 +92,7 @@ class NativeTransport:
             call=Call,
             reply=Reply,
             later=_later,
+            admission=None if admission is None else _asked(admission, handlers),
             elsewhere=there,
             max_message=max_request_bytes,
             **{**_LIMITS, **limits},
@@ -142,6 +147,15 @@ class NativeTransport:
     def _state(self) -> health_pb2.HealthCheckResponse:
         kinds = health_pb2.HealthCheckResponse
         return kinds(status=kinds.SERVING if self._serving else kinds.NOT_SERVING)
+
+
+def _asked(
+    admission: Admission, handlers: Mapping[str, Handler]
+) -> tuple[set[str], Callable[[], Reply | None], Callable[[int], None]]:
+    """Return what the extension asks: which methods, the reply of a call that is refused, and who is told how long calls wait."""
+    refusals = Refusals(admission)
+    at_once = {path for path, handle in handlers.items() if not iscoroutinefunction(handle)}
+    return at_once, lambda: None if admission.admits() else refusals.reply(), admission.note
 
 
 def _later(awaitable: Awaitable[Reply], respond: Callable[[Reply], None]) -> asyncio.Task[None]:

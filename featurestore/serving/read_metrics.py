@@ -6,13 +6,15 @@ import time
 from collections.abc import Iterable
 
 from featurestore.online.codec import event_times
-from featurestore.online.reader import PreparedRead, Seen
+from featurestore.online.reader import PreparedRead
+from featurestore.online.rollout import CanaryView, Compared, Seen, ShadowView
 from featurestore.serving.access import rpc_of
 from featurestore.serving.call import Call, Reply
 from featurestore.serving.metrics import Counter, Distribution, MetricsFile
 
 CALLS, READ_SECONDS = "featurestore_calls_total", "featurestore_read_seconds"
 ROWS, LAG = "featurestore_rows_total", "featurestore_freshness_lag_microseconds"
+COMPARED, DIFFERING = "featurestore_shadow_rows_total", "featurestore_shadow_differing_rows_total"
 
 STATES = ("found", "missing", "expired")
 
@@ -57,7 +59,21 @@ class ReadMetrics:
         """Move what reads have found into the file; to be called now and then."""
         for read in reads:
             for planned, view in zip(read.plan.views, read.views, strict=True):
-                self._collect(f"{planned.ref.view}@v{planned.ref.version}", view.seen)
+                if isinstance(view, ShadowView):
+                    self._compare(planned.version, view.name, view.found)
+                both = (view.old, view.new) if isinstance(view, ShadowView | CanaryView) else (view,)
+                names = (planned.version, planned.rollout.view.version) if planned.rollout else (planned.version,)
+                for name, one in zip(names, both, strict=True):
+                    self._collect(name, one.seen)
+
+    def _compare(self, view: str, other: str, found: Compared) -> None:
+        """Bring what a shadow found into the file."""
+        labels = {"view": view, "other": other}
+        self._file.counter(COMPARED, labels).add(found.rows)
+        for feature, count in found.differing.items():
+            self._file.counter(DIFFERING, {**labels, "feature": feature}).add(count)
+        found.rows = 0
+        found.differing.clear()
 
     def _collect(self, view: str, seen: Seen) -> None:
         missing, expired = seen.missing, seen.expired

@@ -29,6 +29,7 @@ from featurestore.errors import (
     UnauthenticatedError,
     UnavailableError,
 )
+from featurestore.serving.admission import Admission
 from featurestore.serving.call import Call, Handler, Reply, StreamHandler
 from featurestore.serving.tracing import Tracing
 
@@ -161,6 +162,26 @@ class Guard:
         identity = secrets.token_hex(6)
         LOG.error("internal error %s in %s", identity, call.method, exc_info=error)
         return Reply(code=INTERNAL.grpc, message=f"Internal error {identity}. The server's log says more.")
+
+
+class Refusals:
+    """The replies of calls that were not taken on; those of a moment are one, since making it takes as long as a read.
+
+    Args:
+        admission: Says what there is to say.
+    """
+
+    def __init__(self, admission: Admission) -> None:
+        self._admission = admission
+        self._said: tuple[float, int] | None = None
+        self._reply = Reply()
+
+    def reply(self) -> Reply:
+        """Return the reply of a call that was not taken on just now."""
+        says = self._admission.says
+        if says != self._said:
+            self._said, self._reply = says, error_reply(self._admission.refusal())
+        return self._reply
 
 
 def _retry_after(error: FeatureStoreError) -> str | None:

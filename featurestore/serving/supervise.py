@@ -70,7 +70,7 @@ class Supervisor:
         self._failed: FeatureStoreError | None = None
 
     async def run(self) -> None:
-        """Start everything, say so, replace the workers one by one at SIGHUP, and drain at SIGTERM.
+        """Start everything, say so, replace the processes one by one at SIGHUP, and drain at SIGTERM.
 
         Raises:
             FeatureStoreError: A process could not be started; what it said.
@@ -79,15 +79,16 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
         loop.add_signal_handler(signal.SIGHUP, self._renew.set)
-        writer = _Kept(WRITER, self._settings)
+        writer = _Kept(WRITER, self._settings, alone=True)
         workers = [_Kept(WORKER, self._settings) for _ in range(self._settings.workers)]
-        readers = [_Kept(TRAINING, self._settings), *workers]
+        training = _Kept(TRAINING, self._settings, alone=True)
+        readers = [training, *workers]
         try:
-            await self._start(writer, readers)
+            await self._start(writer, workers)
             with self._announced():
                 async with asyncio.TaskGroup() as tasks:
                     keepers = [tasks.create_task(kept.keep()) for kept in (writer, *readers)]
-                    keepers.append(tasks.create_task(self._keep_new(workers)))
+                    keepers.append(tasks.create_task(self._keep_new((*workers, training, writer))))
                     await self._stop.wait()
                     for keeper in keepers:
                         keeper.cancel()
@@ -95,29 +96,32 @@ class Supervisor:
             await asyncio.gather(*(reader.drain() for reader in readers))
             await writer.drain()
 
-    async def _start(self, writer: _Kept, readers: Sequence[_Kept]) -> None:
-        """Start all at once; the first time the writer comes first, since it makes the store that the others open."""
+    async def _start(self, writer: _Kept, workers: Sequence[_Kept]) -> None:
+        """Start all at once; the first time the writer comes first, since it makes the store that the others open.
+
+        The process for training reads is started when these have the machine no more; training reads wait for it.
+        """
         first = [] if (self._settings.store_dir / "online" / "CURRENT").exists() else [writer]
         for kept in first:
             await kept.start()
-        rest = [kept for kept in (writer, *readers) if kept not in first]
+        rest = [kept for kept in (writer, *workers) if kept not in first]
         ends = await asyncio.gather(*(kept.start() for kept in rest), return_exceptions=True)
         for error in ends:
             if error is not None:
                 raise error
 
-    async def _keep_new(self, workers: Sequence[_Kept]) -> None:
-        """Replace the workers one by one whenever that is asked for; one whose successor does not start goes on."""
+    async def _keep_new(self, processes: Sequence[_Kept]) -> None:
+        """Replace the processes one by one whenever that is asked for; one whose successor does not start goes on."""
         while True:
             await self._renew.wait()
             self._renew.clear()
-            LOG.info("replacing %d workers one by one", len(workers))
-            for worker in workers:
+            LOG.info("replacing %d processes one by one", len(processes))
+            for process in processes:
                 try:
-                    await worker.renew()
+                    await process.renew()
                 except FeatureStoreError as error:
-                    LOG.error("a new worker did not start, the old one goes on: %s", error)  # noqa: TRY400  # as below
-            LOG.info("the workers were replaced")
+                    LOG.error("a new process did not start: %s", error)  # noqa: TRY400  # as below
+            LOG.info("the processes were replaced")
 
     @contextmanager
     def _announced(self) -> Iterator[None]:
@@ -137,16 +141,28 @@ class Supervisor:
 
 @dataclass(eq=False)
 class _Kept:
-    """One process that is started again whenever it ends by itself."""
+    """One process that is started again whenever it ends by itself.
+
+    Attributes:
+        module: What it runs.
+        settings: What it gets.
+        alone: Whether two of its kind cannot be at work at once, since they would have the same socket or lock.
+    """
 
     module: str
     settings: ServeSettings
+    alone: bool = False
     process: asyncio.subprocess.Process | None = None
     began: float = 0.0
     pause: float = _FIRST_PAUSE
 
     async def start(self) -> None:
         """Start the process and wait until it is ready; raises what it says went wrong."""
+        await self._load()
+        await self._begin()
+
+    async def _load(self) -> None:
+        """Start the process and let it load its modules; it does nothing yet."""
         self.began = asyncio.get_running_loop().time()
         self.process = await asyncio.create_subprocess_exec(
             sys.executable,
@@ -156,9 +172,17 @@ class _Kept:
             stdout=asyncio.subprocess.PIPE,
             start_new_session=True,  # a Ctrl-C at the terminal is the supervisor's to handle
         )
-        _pipe(self.process.stdin).write(f"{self.settings.to_json()}\n".encode())
+        await self._said()
+
+    async def _begin(self) -> None:
+        """Give the process its settings, and wait until it is ready."""
+        _pipe(_running(self.process).stdin).write(f"{self.settings.to_json()}\n".encode())
+        await self._said()
+
+    async def _said(self) -> None:
+        """Wait for the next thing that the process says; raises what it says went wrong."""
         try:
-            line = await asyncio.wait_for(_pipe(self.process.stdout).readline(), _START_SECONDS)
+            line = await asyncio.wait_for(_pipe(_running(self.process).stdout).readline(), _START_SECONDS)
         except TimeoutError as error:
             raise UnavailableError(f"{self.module} did not start within {_START_SECONDS:.0f} s.") from error
         said: dict[str, Any] = json.loads(line or b"{}")
@@ -168,8 +192,10 @@ class _Kept:
             raise UnavailableError(f"{self.module} ended while it started (its log says why).")
 
     async def keep(self) -> None:
-        """Start the process again whenever it ends, after a pause that grows while it does not stay up."""
+        """Start the process if it was not, and again whenever it ends, after a pause that grows while it does not stay up."""
         loop = asyncio.get_running_loop()
+        if self.process is None:
+            await self._start_again()
         while True:
             process = _running(self.process)
             code = await process.wait()
@@ -180,17 +206,28 @@ class _Kept:
             LOG.error("%s ended with code %s; starting it again in %.1f s", self.module, code, self.pause)
             await asyncio.sleep(self.pause)
             self.pause = min(2 * self.pause, _LONGEST_PAUSE)
-            try:
-                await self.start()
-            except FeatureStoreError as error:
-                LOG.error("%s", error)  # noqa: TRY400  # the process logged its own traceback
+            await self._start_again()
+
+    async def _start_again(self) -> None:
+        """Start the process; one that fails has said why, and is tried again when it has ended."""
+        try:
+            await self.start()
+        except FeatureStoreError as error:
+            LOG.error("%s", error)  # noqa: TRY400  # the process logged its own traceback
 
     async def renew(self) -> None:
-        """Put another process in the place of this one, which is drained when the other is ready; raises as `start`."""
+        """Put another process in the place of this one, which is drained; raises as `start`.
+
+        The other is ready before that; one that must be alone is loaded, and begins when this one has ended.
+        """
         old, fresh = replace(self), _Kept(self.module, self.settings)
-        await fresh.start()
+        await fresh._load()
+        if not self.alone:
+            await fresh._begin()
         self.process, self.began = fresh.process, fresh.began
         await old.drain()
+        if self.alone:
+            await fresh._begin()
 
     async def drain(self) -> None:
         """Ask the process to finish its calls and end; one that does not is killed."""

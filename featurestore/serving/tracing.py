@@ -11,9 +11,10 @@ import os
 import sys
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from dataclasses import replace
 from inspect import iscoroutinefunction
 from typing import Any
+
+from msgspec import structs
 
 from featurestore.serving.call import Call, Handler, Reply, StreamHandler
 
@@ -72,7 +73,7 @@ class Tracing:
             span = self._tracer.start_span(**self._facts(call))
             try:
                 # A generator has no context of its own: what it calls learns of the span by the call.
-                inside = replace(call, metadata={**call.metadata, **self.headers(span)})
+                inside = structs.replace(call, metadata={**call.metadata, **self.headers(span)})
                 replies: Any = handle(inside, bodies)
                 async with aclosing(replies):
                     async for reply in replies:

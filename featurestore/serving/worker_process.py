@@ -4,32 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 from sqlalchemy.exc import SQLAlchemyError
 
+from featurestore.asking import lineage_routes
 from featurestore.audit import UsageWriter
+from featurestore.config import load_settings, system_clock
 from featurestore.errors import UnavailableError
 from featurestore.flow.sockets import SERVICE, TRAINING, TRAINING_SERVICE, WRITER
 from featurestore.online.lmdb import open_lmdb
 from featurestore.online.reader import OnlineReader
-from featurestore.registry.storage import open_registry
+from featurestore.registry.storage import Registry, open_registry
 from featurestore.serving.admission import Admission
 from featurestore.serving.child import Lifeline, every, run_child
 from featurestore.serving.forward import Forwarder
 from featurestore.serving.grpc_aio import GrpcAioTransport
 from featurestore.serving.handlers import FeatureHandlers
-from featurestore.serving.http import http_app
 from featurestore.serving.metrics import MetricsFile
 from featurestore.serving.native import NativeTransport
 from featurestore.serving.ports import address_of, shared_socket
-from featurestore.serving.settings import METRICS, ServeSettings, TlsFiles
+from featurestore.serving.settings import MAX_REQUEST_BYTES, METRICS, ServeSettings, TlsFiles
 from featurestore.serving.tracing import tracing
-from featurestore.store import system_clock
-from featurestore.windows import compile_kernels
+
+if TYPE_CHECKING:
+    from featurestore.online.redis_reader import RedisReader
 
 HEARTBEAT_SECONDS = 1.0
 USAGE_SLOTS = 16384
@@ -37,11 +39,12 @@ USAGE_SLOTS = 16384
 
 async def read(settings: ServeSettings, lifeline: Lifeline) -> None:
     """Answer calls until the lifeline says stop."""
-    with (
-        open_registry(settings.registry_url, project=settings.name) as registry,
-        open_store(settings) as reader,
-        open_usage(settings) as usage,
-    ):
+    with open_registry(settings.registry_url, project=settings.name) as registry, open_usage(settings) as usage:
+        await _serve(settings, lifeline, registry, usage)
+
+
+async def _serve(settings: ServeSettings, lifeline: Lifeline, registry: Registry, usage: UsageWriter) -> None:
+    async with open_reader(settings) as reader:
         at, spans = settings.store_dir, tracing()
         writer = Forwarder(
             at, WRITER, SERVICE, methods=("Write", "AdvanceClock"), streams=("StreamWrite",), tracing=spans
@@ -59,10 +62,9 @@ async def read(settings: ServeSettings, lifeline: Lifeline) -> None:
         )
         admission = Admission()
         transports = transports_of(settings, handlers, admission)
-        http = HttpServer(handlers, settings, lifeline, admission)
-        compile_kernels()  # before a call can come that would wait for it
         for transport, port in transports:
             await transport.start(address_of(settings.host, port), tls=settings.tls)
+        http = await asyncio.to_thread(HttpServer, handlers, settings, lifeline, admission)  # gRPC is served meanwhile
         async with asyncio.TaskGroup() as tasks:
             tending = [
                 tasks.create_task(every(settings.poll_seconds, "reading the registry", lambda: _refresh(handlers))),
@@ -89,10 +91,10 @@ def transports_of(
 ) -> Sequence[tuple[GrpcAioTransport | NativeTransport, int]]:
     """Return what serves gRPC, with the port of each: the native transport leaves streams to grpc.aio, which is complete by itself."""
     methods, streams = handlers.methods(), handlers.streams()
-    complete = GrpcAioTransport(methods, streams, admission=admission)
     if settings.transport == "grpc_aio":
-        return ((complete, settings.grpc_port),)
-    fast = NativeTransport(methods, streams, stream_port=settings.stream_port)
+        return ((GrpcAioTransport(methods, streams, admission=admission), settings.grpc_port),)
+    complete = GrpcAioTransport(methods, streams, admission=Admission())  # calls wait in another queue there
+    fast = NativeTransport(methods, streams, stream_port=settings.stream_port, admission=admission)
     return ((fast, settings.grpc_port), (complete, settings.stream_port))
 
 
@@ -111,12 +113,16 @@ class HttpServer:
         self._tls = settings.tls
         self._files = None if settings.tls is None else settings.tls.read()
         if settings.http_port is not None:
+            from featurestore.serving.http import http_app  # what it needs takes long to load
+
             app = http_app(
                 handlers.methods(),
                 handlers.guard,
                 settings,
                 metrics=handlers.guard.wrap(handlers.metrics),
                 admission=admission,
+                admit=handlers.guard.wrap(handlers.admit),
+                lineage=lineage_routes(settings.project, max_bytes=MAX_REQUEST_BYTES),
                 is_ready=lambda: not lifeline.stop.is_set(),
             )
             config = uvicorn.Config(
@@ -185,12 +191,33 @@ class _Embedded(uvicorn.Server):
 
 @contextmanager
 def open_store(settings: ServeSettings) -> Iterator[OnlineReader]:
-    """Open the online store for reading, with the server's clock."""
+    """Open the online store of the project folder for reading, with the server's clock."""
     store = open_lmdb(settings.store_dir / "online", readonly=True)
     try:
-        yield OnlineReader(store, None if settings.is_replay else system_clock)
+        yield OnlineReader(store, _clock(settings))
     finally:
         store.close()
+
+
+@asynccontextmanager
+async def open_reader(settings: ServeSettings) -> AsyncIterator[OnlineReader | RedisReader]:
+    """Open what online reads read, with the server's clock."""
+    address = load_settings(settings.project).redis
+    if address is None:
+        with open_store(settings) as reader:
+            yield reader
+        return
+    from featurestore.online.redis_reader import RedisReader
+
+    remote = RedisReader(address, _clock(settings))
+    try:
+        yield remote
+    finally:
+        await remote.close()
+
+
+def _clock(settings: ServeSettings) -> Callable[[], int] | None:
+    return None if settings.is_replay else system_clock
 
 
 @contextmanager
@@ -213,9 +240,13 @@ async def _refresh(handlers: FeatureHandlers) -> None:
         raise UnavailableError(f"The registry cannot be read: {error}.") from error
 
 
-async def _follow(reader: OnlineReader) -> None:
-    """Read from the environment that an erasure has put in the place of the one that is open."""
-    reader.follow()
+async def _follow(reader: OnlineReader | RedisReader) -> None:
+    """Read from the environment that an erasure has put in the place of the one that is open; or see how far Redis was fed."""
+    if isinstance(reader, OnlineReader):
+        reader.follow()
+    else:
+        with suppress(UnavailableError):  # who reads is told
+            await reader.follow()
 
 
 async def _beat(usage: UsageWriter, handlers: FeatureHandlers) -> None:

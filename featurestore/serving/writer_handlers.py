@@ -7,6 +7,7 @@ writes to the online store in short steps, so that no write waits for the end of
 from __future__ import annotations
 
 import asyncio
+import logging
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -19,7 +20,7 @@ import msgspec
 import pyarrow as pa
 
 from featurestore.audit import CollectReport, collect
-from featurestore.errors import InvalidArgumentError
+from featurestore.errors import InvalidArgumentError, UnavailableError
 from featurestore.flow.sockets import SERVICE
 from featurestore.flow.write import Write, Writer, WriteReport
 from featurestore.lanes import from_lane, wire_lane
@@ -34,7 +35,9 @@ from featurestore.serving.write_queue import WriteQueue
 from featurestore.v1 import serving_pb2 as pb
 from featurestore.v1 import writer_pb2 as wire
 
+LOG = logging.getLogger(__name__)
 UNFOLDED = "featurestore_unfolded_rows"
+FED = "featurestore_fed_rows_total"
 
 _T = TypeVar("_T")
 
@@ -70,6 +73,7 @@ class WriterHandlers:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="writer")
         self._beside = ThreadPoolExecutor(1, thread_name_prefix="beside")
         self._unfolded = metrics.gauge(UNFOLDED)
+        self._fed, self._is_fed = metrics.counter(FED), True
         self._queue = WriteQueue(writer.write_all, self._thread, metrics)
 
     def methods(self) -> Mapping[str, Handler]:
@@ -95,6 +99,21 @@ class WriterHandlers:
     async def fold(self) -> int:
         """Move the row log to the offline tables."""
         return await self._run(self._beside, self._writer.fold)
+
+    async def feed(self) -> None:
+        """Bring to Redis what is not there yet, on a thread of its own: neither writes nor a fold wait for it."""
+        if not self._writer.is_feeding:
+            return
+        try:
+            self._fed.add(await asyncio.to_thread(self._writer.feed))
+        except UnavailableError as error:
+            if self._is_fed:  # it is tried many times a second, and said once
+                LOG.warning("Redis is not fed: %s", error)
+            self._is_fed = False
+        else:
+            if not self._is_fed:
+                LOG.warning("Redis is fed again.")
+            self._is_fed = True
 
     async def tend(self) -> None:
         """Compact the offline tables whose reads gain from it, on a thread of its own: writes do not wait for it."""

@@ -21,7 +21,7 @@ use pyo3::prelude::*;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
 
-use crate::queue::{Python3, Queue, locked};
+use crate::queue::{Admission, Python3, Queue, locked};
 use crate::server::{Limits, bind, run};
 use crate::service::{Phase, Shared};
 use crate::tls::Certificates;
@@ -41,14 +41,15 @@ struct Server {
 #[pymethods]
 impl Server {
     /// Durations are in seconds, sizes in bytes; `held` names the methods of `handlers` whose calls stay open, and `later` is given each
-    /// awaitable that a handler returns, with a function for its result.
+    /// awaitable that a handler returns, with a function for its result. `admission` is None, or the methods that it is asked about, what
+    /// returns the reply of a call that is not taken on, and what is told how long calls wait.
     #[new]
-    #[pyo3(signature = (handlers, *, held, call, reply, later, elsewhere, max_message, max_arriving, max_calls, max_connections, max_streams,
+    #[pyo3(signature = (handlers, *, held, call, reply, later, admission, elsewhere, max_message, max_arriving, max_calls, max_connections, max_streams,
         max_metadata, handshake, idle, age, keepalive, keepalive_timeout))]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments of Python")]
     fn new(
         handlers: HashMap<String, Py<PyAny>>, held: HashSet<String>, call: Py<PyAny>, reply: Py<PyAny>, later: Py<PyAny>,
-        elsewhere: String, max_message: usize, max_arriving: usize, max_calls: usize, max_connections: usize, max_streams: u32,
+        admission: Option<(HashSet<String>, Py<PyAny>, Py<PyAny>)>, elsewhere: String, max_message: usize, max_arriving: usize, max_calls: usize, max_connections: usize, max_streams: u32,
         max_metadata: u32, handshake: f64, idle: f64, age: f64, keepalive: f64, keepalive_timeout: f64,
     ) -> PyResult<Self> {
         let queue = Arc::new(Queue::new()?);
@@ -80,7 +81,13 @@ impl Server {
             keepalive_timeout: Duration::from_secs_f64(keepalive_timeout),
         };
         Ok(Self {
-            python: Python3 { handlers, call, reply, later },
+            python: Python3 {
+                handlers,
+                call,
+                reply,
+                later,
+                admission: admission.map(|(methods, refused, note)| Admission { methods, refused, note }),
+            },
             queue,
             shared,
             limits,

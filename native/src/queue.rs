@@ -3,9 +3,9 @@
 //! The I/O thread never runs Python: it pushes, and writes to a descriptor that the event loop reads from, once per batch. The event loop
 //! calls `Queue::turn`, which takes all that is there under one hold of the interpreter.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::os::fd::RawFd;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
@@ -19,6 +19,8 @@ use tokio::sync::oneshot;
 use crate::protocol::{INTERNAL, OK, code_of, write_frame};
 
 const BATCH: usize = 64;
+/// How often Python is told how long calls wait, at most; microseconds.
+const NOTE_EVERY: i64 = 20_000;
 
 /// What goes back to a caller.
 #[derive(Debug, Clone)]
@@ -86,6 +88,8 @@ pub struct Waiting {
     pub peer: Arc<Peer>,
     /// Microseconds of the monotonic clock.
     pub deadline: Option<i64>,
+    /// When it came, likewise.
+    pub since: i64,
     pub message: Bytes,
     pub answer: oneshot::Sender<Answer>,
 }
@@ -102,6 +106,17 @@ pub struct Python3 {
     pub call: Py<PyAny>,
     pub reply: Py<PyAny>,
     pub later: Py<PyAny>,
+    pub admission: Option<Admission>,
+}
+
+/// What says whether there is time for one more call.
+pub struct Admission {
+    /// The methods that are asked about: those that are answered without waiting.
+    pub methods: HashSet<String>,
+    /// Returns the reply of a call that is not taken on, or None.
+    pub refused: Py<PyAny>,
+    /// Is told now and then how long a call has waited, in nanoseconds.
+    pub note: Py<PyAny>,
 }
 
 pub struct Queue {
@@ -110,6 +125,7 @@ pub struct Queue {
     next_id: AtomicU64,
     descriptor: RawFd,
     running: Mutex<HashMap<u64, Py<PyAny>>>,
+    noted: AtomicI64,
 }
 
 impl Queue {
@@ -125,6 +141,7 @@ impl Queue {
             next_id: AtomicU64::new(0),
             descriptor,
             running: Mutex::default(),
+            noted: AtomicI64::new(0),
         })
     }
 
@@ -164,19 +181,44 @@ impl Queue {
         // SAFETY: reads at most eight bytes into a live array.
         unsafe { libc::read(self.descriptor, count.as_mut_ptr().cast(), count.len()) };
         self.signalled.store(false, Ordering::Release);
-        for _ in 0..BATCH {
-            let Some(event) = locked(&self.events).pop_front() else { return };
+        let (batch, more) = {
+            let mut events = locked(&self.events);
+            let count = events.len().min(BATCH);
+            (events.drain(..count).collect::<Vec<_>>(), events.len() > 0)
+        };
+        if let (Some(admission), Some(Event::Call(first))) = (&python.admission, batch.first()) {
+            self.note(py, admission, first.since);
+        }
+        for event in batch {
             match event {
                 Event::Call(waiting) => self.answer(py, python, *waiting),
                 Event::Abandoned(id) => self.cancel(py, id),
             }
         }
-        self.signal();
+        if more {
+            self.signal();
+        }
+    }
+
+    /// Say how long the call that came first has waited.
+    fn note(&self, py: Python<'_>, admission: &Admission, since: i64) {
+        let now = monotonic_micros();
+        if now - self.noted.load(Ordering::Relaxed) < NOTE_EVERY {
+            return;
+        }
+        self.noted.store(now, Ordering::Relaxed);
+        if let Err(error) = admission.note.bind(py).call1(((now - since) * 1000,)) {
+            error.write_unraisable(py, None);
+        }
     }
 
     fn answer(self: &Arc<Self>, py: Python<'_>, python: &Python3, mut waiting: Waiting) {
         if waiting.answer.is_closed() || waiting.deadline.is_some_and(|deadline| deadline <= monotonic_micros()) {
             return; // its caller is gone, or was told that it is late
+        }
+        if let Some(refusal) = refusal(py, python, &waiting.method) {
+            let _ = waiting.answer.send(refusal);
+            return;
         }
         let headers = std::mem::take(&mut waiting.headers);
         match call(py, python, &waiting, headers) {
@@ -214,6 +256,19 @@ impl Drop for Queue {
     fn drop(&mut self) {
         // SAFETY: the descriptor is ours, and nobody has it after us.
         unsafe { libc::close(self.descriptor) };
+    }
+}
+
+/// Return the answer to a call that there is no time for; its message has not been looked at.
+fn refusal(py: Python<'_>, python: &Python3, method: &str) -> Option<Answer> {
+    let admission = python.admission.as_ref().filter(|admission| admission.methods.contains(method))?;
+    match admission.refused.bind(py).call0() {
+        Ok(reply) if reply.is_none() => None,
+        Ok(reply) => Some(read_reply(&reply)),
+        Err(error) => {
+            error.write_unraisable(py, None);
+            None
+        }
     }
 }
 

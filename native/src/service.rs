@@ -199,6 +199,7 @@ async fn ask(
         headers,
         peer: connection.peer.clone(),
         deadline: deadline.micros,
+        since: monotonic_micros(),
         message,
         answer: sender,
     });

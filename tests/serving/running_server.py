@@ -28,10 +28,12 @@ NOW = 1_704_067_200_000_000
 
 
 @contextmanager
-def server(folder: Path, transport: str = "grpc_aio") -> Iterator[tuple[subprocess.Popen[str], dict]]:
+def server(
+    folder: Path, transport: str = "grpc_aio", settings: str = ""
+) -> Iterator[tuple[subprocess.Popen[str], dict]]:
     """Start a server of a project and wait until it says that it is ready."""
     serving = f'[serving]\ntransport = "{transport}"\nstream_port = 0\n'
-    (folder / "featurestore.toml").write_text(f'[project]\nname = "served"\n{serving}')
+    (folder / "featurestore.toml").write_text(f'[project]\nname = "served"\n{serving}{settings}')
     with FeatureStore(folder) as store:
         store.apply(definitions())
     process = subprocess.Popen(

@@ -79,7 +79,7 @@ def test_a_change_keeps_plans_that_mean_the_same_and_forgets_the_others(served):
         kept, lost = handlers.state.reads
         before = handlers.state
         served.store.apply([_with_another_score(definition) for definition in definitions()])
-        served.store.promote("activity@v2")
+        served.store.promote("activity@v2", force="its readers shall be told")
         served.refresh()
         assert before.reads.keys() == {kept, lost}
         assert handlers.state.reads.keys() == {kept}

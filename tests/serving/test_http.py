@@ -2,12 +2,13 @@
 
 import asyncio
 from collections.abc import Iterator
-from dataclasses import replace
 
 import httpx
 import pytest
+from msgspec import structs
 from prometheus_client.parser import text_string_to_metric_families
 
+from featurestore.asking import lineage_routes
 from featurestore.serving.access import METHODS, ROUTES
 from featurestore.serving.grpc_aio import GrpcAioTransport
 from featurestore.serving.http import declared_routes, http_app
@@ -49,6 +50,8 @@ def application(served, *, is_ready=True):
         served.settings,
         metrics=handlers.guard.wrap(handlers.metrics),
         is_ready=lambda: is_ready,
+        admit=handlers.guard.wrap(handlers.admit),
+        lineage=lineage_routes(served.settings.project, max_bytes=MAX_REQUEST_BYTES),
     )
 
 
@@ -105,6 +108,9 @@ def test_write_schema_status_and_clock(served):
     assert schema["keys"] == [{"entity": "user", "columns": [{"column": "user_id", "dtype": "int64"}]}]
     assert client.get("/v1/status").json()["project"] == "suite"
     assert client.post("/v1/clock", json={"time": "2024-01-01"}).status_code == 409
+    for time in (2**63, "tomorrow"):
+        refused = client.post("/v1/clock", json={"time": time})
+        assert (refused.status_code, refused.json()["error"]["place"]) == (400, "$.time")
 
 
 @pytest.mark.parametrize(
@@ -203,7 +209,9 @@ def test_every_warning_is_a_header_of_its_own(served):
     rpc = "/featurestore.v1.FeatureStore/GetOnlineFeatures"
     methods = dict(served.handlers.methods())
     answer = methods[rpc]
-    methods[rpc] = lambda call, body: replace(answer(call, body), trailers=(("fs-warning", "a"), ("fs-warning", "b")))
+    methods[rpc] = lambda call, body: structs.replace(
+        answer(call, body), trailers=(("fs-warning", "a"), ("fs-warning", "b"))
+    )
     app = http_app(methods, served.handlers.guard, served.settings, metrics=methods[rpc], is_ready=lambda: True)
     found = Http(app).post(READ, json={"features": ["weather:temp"], "keys": {"origin": ["JFK"]}})
     assert found.headers.get_list("fs-warning") == ["a", "b"]
@@ -236,3 +244,25 @@ def test_a_route_that_is_not_there_is_told_like_every_other_error(served):
     assert verb.headers["allow"] == "POST"
     far = http(served).request("GET", "/zzzzzzzzzzzzzzzzzzzzzzzz")
     assert far.json() == {"error": {"code": "NOT_FOUND", "message": "No route GET /zzzzzzzzzzzzzzzzzzzzzzzz."}}
+
+
+def test_the_questions_of_lineage_are_routes_for_who_may_read(served):
+    """They answer about the project that is served."""
+    client = http(served)
+    answer = client.get("/lineage/upstream", params={"ref": "weather@v1:temp"})
+    assert answer.status_code == 200
+    assert {node["kind"] for node in answer.json()["nodes"]} >= {"view", "column", "source"}
+    missing = client.get("/lineage/upstream", params={"ref": "wether@v1:temp"})
+    assert (missing.status_code, "Did you mean" in missing.json()["error"]) == (404, True)
+
+
+def test_events_of_openlineage_are_taken_from_who_may_write(guarded):
+    event = {"eventTime": "2026-05-01T00:00:00Z", "job": {"namespace": "etl", "name": "x"}, "inputs": [], "outputs": []}
+    for role, status in (("reader", 403), ("writer", 200)):
+        token = guarded.token(f"openlineage-{role}", role)
+        client = http(guarded, headers={"authorization": f"Bearer {token}"})
+        answer = client.request("POST", "/lineage/openlineage", json=event)
+        assert answer.status_code == status, answer.text
+    assert (answer.json()["events"], answer.json()["skipped"]) == (1, [])
+    page = client.request("POST", "/lineage/openlineage", content=b"[]", headers={"content-type": "text/plain"})
+    assert page.status_code == 400

@@ -18,7 +18,7 @@ import httpx
 import psutil
 import pytest
 from certificates import Authority, pem, server_files
-from running_server import children_of, client_of, eventually, server, write
+from running_server import NOW, children_of, client_of, eventually, server, write
 
 from featurestore import FeatureService, FeatureStore
 from featurestore.client import SERVICE
@@ -27,6 +27,7 @@ from featurestore.serving.admission import Admission
 from featurestore.serving.grpc_aio import GrpcAioTransport
 from featurestore.serving.worker_process import HttpServer
 from featurestore.testing.served import ServedProject, definitions
+from featurestore.types import from_micros
 
 IDLE = 2000
 
@@ -90,17 +91,32 @@ def unharmed(process, ready):
     assert pids(process) == before
 
 
-def test_workers_are_replaced_one_by_one_and_no_call_fails(running):
+def test_every_process_is_replaced_and_no_call_fails(running):
+    """Workers, the process for training reads, the writer: reads and writes go on, and none is done twice."""
     _, process, ready = running
-    before = pids(process)
+    kinds = ("worker_process", "training_process", "writer_process")
+    before = {child.pid for kind in kinds for child in children_of(process, kind)}
+    assert len(before) >= 3  # the one for training reads may start just now
+    numbers = iter(range(1000, 100_000))
     with Readers(ready) as readers, client_of(ready) as client:
         process.send_signal(signal.SIGHUP)
-        number = 1000
-        while not (len(pids(process)) == 2 and not pids(process) & before) and number < 1500:
-            number += 1
-            assert write(client, number, write_id=b"%d" % number).accepted == 1
+
+        def replaced():
+            assert write(client, next(numbers)).accepted == 1
+            now = {child.pid for kind in kinds for child in children_of(process, kind)}
+            return len(now) == 4 and not now & before
+
+        assert eventually(replaced)
+        for number in numbers:
+            assert write(client, number).accepted == 1
+            if number % 20 == 0:
+                break
+        spine = {"user_id": [1], "event_timestamp": [from_micros(NOW)]}
+        assert client.get_historical_features(spine, ["activity:score"]).to_arrow()["score"].to_pylist() == [1.0]
     assert readers.wrong == []
-    assert len(pids(process) - before) == 2
+    with client_of(ready) as client:
+        rows = client.get_online_features(["activity:score"], {"user_id": list(range(1000, number + 1))[-1000:]})
+        assert rows.valid["score"].all()
 
 
 def test_a_commit_to_the_registry_is_taken_up_between_two_reads(running):

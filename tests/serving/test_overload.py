@@ -18,10 +18,12 @@ from featurestore.errors import ResourceExhaustedError
 from featurestore.serving.admission import Admission
 from featurestore.serving.call import Reply
 from featurestore.serving.grpc_aio import GrpcAioTransport
+from featurestore.serving.native import NativeTransport, is_installed
 from featurestore.testing.served import ServedProject
 from featurestore.v1 import serving_pb2 as pb
 
 MS = 1_000_000
+TRANSPORTS = (GrpcAioTransport, *((NativeTransport,) if is_installed() else ()))
 
 
 class Clock:
@@ -72,7 +74,8 @@ def test_the_share_is_what_is_admitted(waits, calls):
     assert admission.refused == calls - admitted
 
 
-def test_a_crowd_is_refused_before_it_is_read_and_calls_after_it_are_answered():
+@pytest.mark.parametrize("make", TRANSPORTS)
+def test_a_crowd_is_refused_before_it_is_read_and_calls_after_it_are_answered(make):
     """Work takes 5 ms of the one thread; whoever is refused learns when to come again, and was not worked for."""
     worked, answered, refused = [], [], []
 
@@ -81,15 +84,19 @@ def test_a_crowd_is_refused_before_it_is_read_and_calls_after_it_are_answered():
         time.sleep(0.005)
         return Reply(body)
 
+    async def idle(_, body):
+        return Reply(body)
+
     async def run():
         admission = Admission()
-        transport = GrpcAioTransport({"/s/Work": work}, admission=admission)
+        transport = make({"/s/Work": work, "/s/Idle": idle}, admission=admission)
         port = await transport.start("127.0.0.1:0")
         await asyncio.to_thread(crowd, port)
         began = time.monotonic()
-        while admission.share < 1 and time.monotonic() - began < 60:  # noqa: ASYNC110  # it has no event
-            await asyncio.sleep(0.05)
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            while admission.share < 1 and time.monotonic() - began < 60:
+                await channel.unary_unary("/s/Idle")(b"", timeout=60)
+                await asyncio.sleep(0.01)
             after = [await channel.unary_unary("/s/Work")(b"after", timeout=60) for _ in range(5)]
         await transport.drain(1)
         return after, admission

@@ -56,7 +56,7 @@ def test_life_of_a_server(tmp_path):
 
             failures = drain_under_load(process, ready)
         assert process.returncode == 0
-        assert [f for f in failures if "onnect" not in f and "CANCELLED" not in f] == []
+        assert [f for f in failures if "onnect" not in f and "CANCELLED" not in f] == []  # nobody was there any more
         assert not (store / "server.json").exists()
         assert not socket_path(store).exists()
         assert not list((store / "usage").glob("*.usage"))
@@ -71,7 +71,7 @@ def test_life_of_a_server(tmp_path):
 def drain_under_load(process, ready):
     """Send SIGTERM while several threads read, and return what each says at the end.
 
-    Calls in flight finish (the suite of transports shows it); one that comes once the drain has begun is refused or cancelled unread.
+    Calls in flight finish (the suite of transports shows it); one that comes once the drain has begun may find nobody to connect to.
     """
     failures, reads = [], []
     ended = threading.Event()
@@ -100,8 +100,8 @@ def drain_under_load(process, ready):
 def test_processes_end_when_their_supervisor_is_killed(tmp_path):
     """Nothing is left behind, and the next writer gets the lock."""
     with server(tmp_path) as (process, _):
+        assert eventually(lambda: len(psutil.Process(process.pid).children()) == 4)
         children = psutil.Process(process.pid).children()
-        assert len(children) == 4
         os.kill(process.pid, signal.SIGKILL)
         process.wait(30)
         _, alive = psutil.wait_procs(children, timeout=60)
@@ -168,7 +168,11 @@ def test_a_long_path_gets_a_short_socket(tmp_path):
         assert socket_path(deep) == path
         assert path.parent.stat().st_mode & 0o777 == 0o700
     assert not path.parent.exists()
-    assert not (deep / "writer.address").exists()
+    assert socket_path(deep) == path  # where the next one will be: those that call it need not look again
+    path.parent.mkdir(mode=0o755)
+    with pytest.raises(UnavailableError, match="somebody else"), local_socket(deep, "writer"):
+        pass
+    path.parent.rmdir()
 
 
 def test_addresses():
