@@ -5,14 +5,16 @@ RUN := $(VENV)/bin
 UV := $(RUN)/uv pip
 WORKERS ?= 2
 
-.PHONY: help setup demo test test-long check format proto lock bench native test-native clean
+.PHONY: help setup demo test test-long check format proto lock bench bench-debt bench-usage native test-native client-wheel clean
 
 help:
 	@echo "make demo    run the flights example end to end"
 	@echo "make test    pass the whole test suite"
 	@echo "make check   ruff, mypy, docstrings, import contract"
 	@echo "make bench   measure the claims beside the peers"
+	@echo "make bench-debt  count how often verdicts on feature debt are wrong"
 	@echo "make native  build and install the fast transport (needs cargo)"
+	@echo "make client-wheel  build the client alone into dist/"
 	@echo "make proto   generate featurestore/v1 from proto/"
 	@echo "make lock    resolve requirements.lock anew"
 
@@ -62,6 +64,14 @@ lock: setup
 bench: setup
 	$(RUN)/python benchmarks/run.py
 
+# How often the verdicts on feature debt are wrong: 1,000 runs of each case, and 200 of boosted trees.
+bench-debt: setup
+	$(RUN)/python benchmarks/feature_debt/run.py --trees 200
+
+# 100 million reads: counted, folded to days, and reported on.
+bench-usage: setup
+	$(RUN)/python -m benchmarks.usage_fold
+
 # Built with the locked crates, and installed into .venv; nothing needs it.
 native: setup
 	@command -v cargo >/dev/null || { echo "cargo is missing: install Rust 1.88 or newer. Everything works without the native transport." >&2; exit 1; }
@@ -70,6 +80,9 @@ native: setup
 
 test-native: native
 	cd native && PYO3_PYTHON=$(CURDIR)/$(RUN)/python cargo test --quiet --locked
+
+client-wheel: setup
+	$(RUN)/uv build --quiet --wheel --no-build-isolation --python $(RUN)/python --out-dir dist packaging/client
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis demo-project

@@ -7,10 +7,14 @@ import sys
 import time
 
 import append_commit
+import client_decode
+import handler
 import materialize
 import online_read
+import page
 import report
 import start_up
+import training_memory
 import training_read
 import transports
 import windows
@@ -19,10 +23,13 @@ from measuring import Effort
 BENCHMARKS = {
     "start_up": start_up.measure,
     "training_read": training_read.measure,
+    "training_memory": training_memory.measure,
     "windows": windows.measure,
     "append_commit": append_commit.measure,
     "materialize": materialize.measure,
     "online_read": online_read.measure,
+    "handler": handler.measure,
+    "client_decode": client_decode.measure,
     "transports": transports.measure,
 }
 
@@ -39,6 +46,8 @@ def main() -> None:
     run = report.document(claims, effort, seconds=time.perf_counter() - begun)
     print(report.text(run))
     print(f"written to {report.save(run)}", file=sys.stderr)
+    if asked.page and not effort.small:
+        page.update(run)
 
 
 def _arguments() -> argparse.Namespace:
@@ -46,6 +55,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--only", action="append", choices=BENCHMARKS, help="one benchmark; may be repeated")
     parser.add_argument("--rounds", type=int, help="how often everything is measured; default: 5, with --small 1")
     parser.add_argument("--small", action="store_true", help="little data and time, only to try the scripts")
+    parser.add_argument("--page", action="store_true", help="also put the numbers into docs/benchmarks.md")
     return parser.parse_args()
 
 

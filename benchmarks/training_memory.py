@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 import duckdb
 import pyarrow.parquet as pq
 from feast_peer import feast_repository
-from measuring import Claim, Effort, Unit, in_turn, seconds_of
+from measuring import Claim, Effort, in_turn, seconds_of
 from memory import greatest_resident_set
 from projects import write_rows
 from tables import TRAINING, events, spine
@@ -102,11 +102,9 @@ def _beside_feast(folder: Path, data: Data, rows: int, effort: Effort) -> list[C
 def _claims(name: str, contenders: Mapping[str, Callable[[], Cost]], effort: Effort) -> list[Claim]:
     """Return the times and the memory of the same runs."""
     runs = in_turn(contenders, effort.rounds)
-    units: Mapping[Unit, Callable[[Cost], float]] = {"s": lambda cost: cost.seconds, "MB": lambda cost: cost.megabytes}
-    return [
-        Claim(name, unit, {contender: list(map(pick, costs)) for contender, costs in runs.items()})
-        for unit, pick in units.items()
-    ]
+    seconds = {contender: [cost.seconds for cost in costs] for contender, costs in runs.items()}
+    megabytes = {contender: [cost.megabytes for cost in costs] for contender, costs in runs.items()}
+    return [Claim(name, "s", seconds), Claim(f"{name}: greatest resident set", "MB", megabytes)]
 
 
 def _ours(data: Data, views: int, out: Path | None = None) -> Cost:

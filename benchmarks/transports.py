@@ -69,7 +69,7 @@ def measure(effort: Effort) -> list[Claim]:
     with TemporaryDirectory() as scratch, ExitStack() as stack:
         folder = Path(scratch)
         load = _compiled(folder, [generator, "-O2"], "load_frames.c", ())
-        project = _filled(folder, entities)
+        project = filled_project(folder, entities)
         ports = {kind: stack.enter_context(_server(folder, project, kind)) for kind in NAMES if "echo" not in kind}
         asked = _requests(folder, ports["grpc_aio"], entities)
         for port in ports.values():  # a plan is known to a server once its schema was asked for
@@ -129,7 +129,8 @@ def _grpc_flags() -> Sequence[str]:
     return done.stdout.split()
 
 
-def _filled(folder: Path, entities: int) -> Path:
+def filled_project(folder: Path, entities: int) -> Path:
+    """Make a project with that many entities in its online store, and return its folder."""
     project = folder / "project"
     file = write_rows(newest(entities, now=time.time_ns() // 1000), folder / "newest.parquet")
     with make_project(project, file, ONLINE.dtypes, created=False) as store:

@@ -93,4 +93,10 @@ def __getattr__(name: str) -> Any:
     """Load a public name when it is first used, so that ``featurestore --help`` imports nothing heavy."""
     if name not in _HOME_OF:
         raise AttributeError(f"module 'featurestore' has no attribute {name!r}")
-    return getattr(import_module(_HOME_OF[name]), name)
+    home = _HOME_OF[name]
+    try:
+        return getattr(import_module(home), name)
+    except ModuleNotFoundError as error:
+        if error.name != home:
+            raise
+        raise ImportError(f"{name} is not in the client alone: pip install featurestore") from error

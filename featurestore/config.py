@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import time
 import tomllib
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal, get_args, get_type_hints
+from urllib.parse import urlsplit
 
 import msgspec
 
 from featurestore.errors import ConfigError, NotFoundError, nearest_name
+from featurestore.online.redis_address import RedisAddress
 
 FILE = "featurestore.toml"
 
@@ -37,6 +41,31 @@ class OfflineSettings(_Section, frozen=True):
 
     engine: Literal["kernel", "duckdb"] = "kernel"
     buckets: Annotated[int, msgspec.Meta(ge=1, le=1024)] | None = None
+
+
+class OnlineTlsSettings(_Section, frozen=True):
+    """``[online.tls]``: PEM files relative to the project, for a ``rediss://`` URL; without a ``ca`` the system's are asked."""
+
+    ca: str | None = None
+    certificate: str | None = None
+    key: str | None = None
+
+
+class OnlineSettings(_Section, frozen=True):
+    """``[online]``: where online reads find rows: ``lmdb``, the project folder, or ``redis``, which the writer feeds from it.
+
+    The URL of Redis is FEATURESTORE_REDIS_URL, else what ``url_file`` holds (a path relative to the project), else ``url``, which may hold
+    no password. All keys begin with the ``namespace``, the project's name unless it is given. With ``expire`` rows of a view with a ttl go
+    from Redis when they are too old.
+    """
+
+    store: Literal["lmdb", "redis"] = "lmdb"
+    url: str | None = None
+    url_file: str | None = None
+    namespace: str | None = None
+    timeout_seconds: Annotated[float, msgspec.Meta(gt=0)] = 0.25
+    expire: bool = False
+    tls: OnlineTlsSettings = OnlineTlsSettings()
 
 
 class SourceSettings(_Section, frozen=True):
@@ -93,6 +122,7 @@ class _File(_Section, frozen=True):
     project: ProjectSettings
     registry: RegistrySettings = RegistrySettings()
     offline: OfflineSettings = OfflineSettings()
+    online: OnlineSettings = OnlineSettings()
     sources: SourceSettings = SourceSettings()
     connections: dict[str, str] = {}
     serving: ServingSettings = ServingSettings()
@@ -111,6 +141,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     project: ProjectSettings
     registry: RegistrySettings
     offline: OfflineSettings
+    online: OnlineSettings = OnlineSettings()
     sources: SourceSettings = SourceSettings()
     connections: dict[str, str] = {}
     serving: ServingSettings
@@ -125,6 +156,47 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         """The registry as an SQLAlchemy URL, or as an absolute path."""
         url = self.registry.url
         return url if "://" in url else str(self.root / url)
+
+    @property
+    def redis(self) -> RedisAddress | None:
+        """The Redis that online reads go to, None when they go to the project folder; raises ConfigError."""
+        if self.online.store != "redis":
+            return None
+        if find_spec("redis") is None:
+            raise ConfigError(
+                "The client of Redis is not installed.",
+                place="online.store",
+                repair="Install featurestore[redis].",
+            )
+        pem = {name: getattr(self.online.tls, name) for name in ("ca", "certificate", "key")}
+        return RedisAddress(
+            self._redis_url(),
+            self.online.namespace or self.project.name,
+            timeout=self.online.timeout_seconds,
+            expire=self.online.expire,
+            **{name: None if path is None else self.root / path for name, path in pem.items()},
+        )
+
+    def _redis_url(self) -> str:
+        variable, online = "FEATURESTORE_REDIS_URL", self.online
+        if url := os.environ.get(variable):
+            return url
+        if online.url_file is not None:
+            try:
+                return (self.root / online.url_file).read_text("utf-8").strip()
+            except OSError as error:
+                raise ConfigError(
+                    f"The file with the URL of Redis cannot be read: {error}.", place="online.url_file"
+                ) from error
+        if not online.url:
+            raise ConfigError("There is no URL of Redis.", place="online", repair=f"Set {variable}, url_file or url.")
+        if urlsplit(online.url).password:
+            raise ConfigError(
+                "A password does not belong into featurestore.toml.",
+                place="online.url",
+                repair=f"Set {variable}, or name a file by url_file.",
+            )
+        return online.url
 
     def connection(self, name: str) -> str:
         """Return the URL of a connection: FEATURESTORE_CONNECTION_<NAME> if it is set, else as in the file; raises ConfigError."""
@@ -170,6 +242,7 @@ def load_settings(root: str | Path) -> Settings:
         project=msgspec.structs.replace(file.project, environment=environment),
         registry=file.registry,
         offline=file.offline,
+        online=file.online,
         sources=file.sources,
         connections=file.connections,
         serving=file.serving,
@@ -209,3 +282,8 @@ def _hint(error: str) -> str:
 
 def _fields(section: str) -> tuple[str, ...]:
     return getattr(get_type_hints(_File)[section], "__struct_fields__", ())
+
+
+def system_clock() -> int:
+    """Return the instant now, microseconds since 1970 UTC."""
+    return time.time_ns() // 1000

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Any
 
 import msgspec
 
-from featurestore.errors import InvalidArgumentError
+from featurestore.errors import DefinitionError, InvalidArgumentError
 from featurestore.refs import FeatureRef, ViewRef
-from featurestore.registry.snapshot import AliasRecord, FeatureRecord, RegistrySnapshot, ViewRecord
+from featurestore.registry.snapshot import AliasRecord, Document, FeatureRecord, RegistrySnapshot, ViewRecord
 from featurestore.types import DType
 
 MAX_PLANS = 1000
@@ -41,12 +41,37 @@ class PlannedView:
         record: Its definition.
         key_set: Index into ReadPlan.key_sets.
         features: The features that are read, in order.
+        rollout: The version that is on its way to take its place; None when there is none.
     """
 
     ref: ViewRef
     record: ViewRecord
     key_set: int
     features: tuple[FeatureRecord, ...]
+    rollout: PlannedRollout | None = None
+
+    @property
+    def version(self) -> str:
+        """The view version, ``weather@v1``, whatever role it is read in."""
+        return f"{self.ref.view}@v{self.ref.version}"
+
+    @property
+    def counted(self) -> tuple[str, ...]:
+        """The references that a read of it counts."""
+        return tuple(f"{self.version}:{feature.name}" for feature in self.features)
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedRollout:
+    """A version that some keys get in the place of another, or that is compared with it.
+
+    Attributes:
+        view: The version, with the same features, or those of them that can be compared.
+        share: Which share of the keys gets it, from 0 to 1; None compares it with the other, and nobody gets it.
+    """
+
+    view: PlannedView
+    share: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +139,42 @@ class ReadPlan:
         """The fingerprint as text, as usage slots name it."""
         return self.fingerprint.hex()
 
+    @property
+    def in_flight(self) -> tuple[PlannedView, ...]:
+        """The views that another version is on its way to take the place of."""
+        return tuple(view for view in self.views[: self.visible] if view.rollout is not None)
+
+    def usage_plans(self) -> Iterator[tuple[str, tuple[str, ...]]]:
+        """Go through what usage counts: (id, references); the versions of a view in flight are counted by themselves."""
+        always = {ref for view in self.views if view.rollout is None for ref in view.counted}
+        apart = {ref for view in self.in_flight for ref in view.counted} - always
+        rest = tuple(ref for ref in self.counted if ref not in apart)
+        if rest:
+            yield self.plan_id, rest
+        for view in self.in_flight:
+            yield self._usage_id(view), view.counted
+            if view.rollout is not None:
+                yield self._usage_id(view.rollout.view), view.rollout.view.counted
+
+    def usage(self, rows: int, moved: Callable[[PlannedView], int] = lambda _: 0) -> Iterator[tuple[str, int]]:
+        """Go through what a read counts: (id, rows), of the ids of `usage_plans`.
+
+        Args:
+            rows: Rows of each view.
+            moved: Says how many rows of a view in flight are of the other version.
+        """
+        if not self.in_flight or next(self.usage_plans())[0] == self.plan_id:
+            yield self.plan_id, rows
+        for view in self.in_flight:
+            assert view.rollout is not None
+            other = moved(view)
+            staying = rows - other if view.rollout.share is not None else rows
+            both = ((view, staying), (view.rollout.view, other))
+            yield from ((self._usage_id(one), count) for one, count in both if count or not rows)
+
+    def _usage_id(self, view: PlannedView) -> str:
+        return f"{self.plan_id}/{view.version}"
+
 
 def plan_read(
     snapshot: RegistrySnapshot, features: str | Sequence[str], *, full_feature_names: bool = False
@@ -135,9 +196,22 @@ def plan_read(
     if plan is None:
         if len(snapshot.plans) >= MAX_PLANS:  # whoever asks for ever new combinations must not fill the memory
             snapshot.plans.clear()
-        plan = _Planner(snapshot).plan(*_requested(snapshot, features), full_feature_names=full_feature_names)
+        requested, aliases = _requested(snapshot, features)
+        moving = _moving(snapshot, features, requested)
+        plan = _Planner(snapshot, moving).plan(requested, aliases, full_feature_names=full_feature_names)
         snapshot.plans[key] = plan
     return plan
+
+
+def refuse_windows(document: Document) -> None:
+    """Refuse windowed views that are not retired, for an online store that has no windows; raises DefinitionError."""
+    for ref, record in RegistrySnapshot(document).view_versions():
+        if record.kind == "window" and record.status != "retired":
+            raise DefinitionError(
+                f"{ref} is windowed, and the online store in Redis has no windows.",
+                place=f"view {ref.view}",
+                repair='Set store = "lmdb" under [online], or retire the view.',
+            )
 
 
 def _requested(
@@ -159,11 +233,23 @@ def _requested(
     return refs, {}
 
 
+def _moving(snapshot: RegistrySnapshot, features: str | Sequence[str], refs: Sequence[FeatureRef]) -> frozenset[str]:
+    """Return the views whose rollout a read takes part in: those it names without a version, or in whose rollout the service is."""
+    rollouts = {name: view.rollout for name, view in snapshot.document.views.items() if view.rollout is not None}
+    if not rollouts:
+        return frozenset()
+    if isinstance(features, str):
+        return frozenset(name for name, rollout in rollouts.items() if features in rollout.moves)
+    fixed = {ref.view for ref in refs if ref.version is not None}
+    return frozenset(rollouts) - fixed
+
+
 class _Planner:
     """Collects the views, key sets and outputs of one plan."""
 
-    def __init__(self, snapshot: RegistrySnapshot) -> None:
+    def __init__(self, snapshot: RegistrySnapshot, moving: frozenset[str]) -> None:
         self.snapshot = snapshot
+        self.moving = moving
         self.key_sets: list[KeySet] = []
 
     def plan(
@@ -175,7 +261,7 @@ class _Planner:
             by_view.setdefault(ref.view_ref, []).append(self.snapshot.feature(ref))
         stored = {view: found for view, found in by_view.items() if self.snapshot.view(view).kind != "on_demand"}
         computed = {view: found for view, found in by_view.items() if view not in stored}
-        views = [self._planned_view(view, tuple(found), aliases) for view, found in stored.items()]
+        views = [self._in_flight(self._planned_view(view, tuple(found), aliases)) for view, found in stored.items()]
         visible = len(views)
         on_demand = tuple(self._planned_on_demand(view, tuple(found), views) for view, found in computed.items())
         outputs = self._outputs(refs, (*stored, *[None] * (len(views) - visible), *computed), full=full_feature_names)
@@ -214,6 +300,21 @@ class _Planner:
         if not same:
             self.key_sets.append(key_set)
         return PlannedView(ref, record, same[0] if same else len(self.key_sets) - 1, features)
+
+    def _in_flight(self, view: PlannedView) -> PlannedView:
+        """Return a view with the version that is on its way to take its place, if this read takes part in that."""
+        rollout = self.snapshot.document.views[view.ref.view].rollout
+        if rollout is None or view.ref.view not in self.moving or view.ref.version == rollout.to:
+            return view
+        ref = replace(view.ref, version=rollout.to)
+        record = self.snapshot.view(ref)
+        there = {feature.name: feature for feature in record.stored()}
+        kept = [f for f in view.features if f.name in there and there[f.name].dtype == f.dtype]
+        if not kept or (rollout.kind == "canary" and len(kept) < len(view.features)):
+            return view  # it cannot answer in its place
+        target = PlannedView(ref, record, view.key_set, tuple(there[f.name] for f in kept))
+        share = rollout.share if rollout.kind == "canary" else None
+        return replace(view, rollout=PlannedRollout(target, share))
 
     def _planned_on_demand(
         self, ref: ViewRef, features: tuple[FeatureRecord, ...], views: list[PlannedView]
@@ -265,4 +366,6 @@ def _fingerprint(
         [[o.name, str(o.ref), o.dtype.name, o.source] for o in outputs],
         [[k.entity, k.columns, [d.name for d in k.dtypes]] for k in key_sets],
     ]
+    flying = [[str(v.ref), str(v.rollout.view.ref), v.rollout.share is None] for v in views if v.rollout]
+    facts += [flying] if flying else []  # not the share: clients go on when it is raised
     return blake2b(msgspec.json.encode(facts), digest_size=16).digest()

@@ -5,8 +5,7 @@ from __future__ import annotations
 import getpass
 import os
 import sqlite3
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing
 from dataclasses import replace
 from functools import cached_property, partial
@@ -15,27 +14,28 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from featurestore.audit import UsageWriter, collect, live_reads
-from featurestore.config import Settings, load_settings
+from featurestore.config import Settings, load_settings, system_clock
 from featurestore.definitions import Definition
 from featurestore.definitions.loading import load_definitions
 from featurestore.errors import ErasedError, FailedPreconditionError, InvalidArgumentError
 from featurestore.identity import Identity, Principal, check_declared, identify
-from featurestore.planning import ReadPlan, plan_read
+from featurestore.planning import ReadPlan, plan_read, refuse_windows
 from featurestore.refs import ViewRef
 from featurestore.registry.plan import (
     ChangePlan,
     drop_dataset,
-    named_by,
     plan_changes,
     promote,
     register_dataset,
     set_status,
     switch_layout,
 )
+from featurestore.registry.readers import SeenRead, Taken
+from featurestore.registry.rollout import start_rollout
 from featurestore.registry.snapshot import RegistrySnapshot, SourceRecord, ViewRecord
 from featurestore.registry.storage import Registry, open_registry
 from featurestore.rows import RowSchema
-from featurestore.types import from_micros, to_micros
+from featurestore.types import to_micros
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from featurestore.offline.datasets import Dataset
     from featurestore.offline.point_in_time import Knowledge
     from featurestore.offline.profiles import Profile
+    from featurestore.offline.revisions import Revisions
     from featurestore.offline.sources import SourceReader
     from featurestore.offline.table import OfflineTable
     from featurestore.offline.training_set import TrainingSet
@@ -62,11 +63,6 @@ if TYPE_CHECKING:
 
 DAY = 86_400_000_000
 RETIRE_AFTER_DAYS = 90
-
-
-def system_clock() -> int:
-    """Return now in microseconds since 1970 UTC."""
-    return time.time_ns() // 1000
 
 
 class FeatureStore(AbstractContextManager["FeatureStore"]):
@@ -93,34 +89,52 @@ class FeatureStore(AbstractContextManager["FeatureStore"]):
 
     # --- definitions ---------------------------------------------------------------------------------------------
 
-    def plan(self, definitions: str | Path | Sequence[Definition] | None = None) -> ChangePlan:
+    def plan(
+        self, definitions: str | Path | Sequence[Definition] | None = None, *, remove: Sequence[str] = ()
+    ) -> ChangePlan:
         """Say what an apply would do: what is created, which versions appear, and who reads what changes.
 
         Args:
             definitions: A file of definitions relative to the project, or the definitions themselves; None takes the
                 project's own file.
+            remove: Views that left the file and shall go: every version of them is retired.
 
         Raises:
             DefinitionError: A definition is impossible, or does not fit its source; nothing was changed.
         """
         if definitions is None or isinstance(definitions, str | Path):
             file = self.settings.root / (definitions or self.settings.project.definitions)
-            return self._plan(load_definitions(file))
-        return replace(self._plan(definitions), notes=())
+            return self._plan(load_definitions(file), remove)
+        return replace(self._plan(definitions, remove), notes=())
 
     def apply(
-        self, plan: ChangePlan | str | Path | Sequence[Definition] | None = None, *, message: str = ""
+        self,
+        plan: ChangePlan | str | Path | Sequence[Definition] | None = None,
+        *,
+        message: str = "",
+        remove: Sequence[str] = (),
+        force: str = "",
     ) -> ChangePlan:
         """Commit a change plan; something else than a plan is planned first.
 
         Args:
             plan: A plan made before, or what `plan` takes.
             message: Why, for the change log.
+            remove: As for `plan`.
+            force: A reason to do it although somebody may read what it takes away; it is recorded.
 
         Raises:
             ConflictError: Somebody committed since the plan was made; plan again.
+            FailedPreconditionError: It takes something away that somebody reads (see `retire`).
         """
-        change = plan if isinstance(plan, ChangePlan) else self.plan(plan)
+        change = plan if isinstance(plan, ChangePlan) else self.plan(plan, remove=remove)
+        readers = tuple(self._readers(change.taken)) if change.taken else ()
+        if readers and change.taken and not force:
+            raise FailedPreconditionError(
+                f"{change.taken.object} is still read: {'; '.join(readers)}.",
+                repair=f"Move its readers, or run `featurestore {change.taken.command} --force REASON`.",
+            )
+        change = change.forced(force, readers) if readers else change
         if change:
             self.registry.commit(
                 change.document,
@@ -132,9 +146,38 @@ class FeatureStore(AbstractContextManager["FeatureStore"]):
             )
         return change
 
-    def promote(self, view: str, *, move: Sequence[str] = ()) -> ChangePlan:
-        """Make a version the current one; `move` names services and consumers that go along, all others stay."""
-        return self.apply(promote(self.snapshot(), ViewRef.parse(view), move=move))
+    def promote(self, view: str, *, move: Sequence[str] = (), force: str = "") -> ChangePlan:
+        """Make a version the current one.
+
+        Args:
+            view: The version, e.g. ``weather@v2``.
+            move: Services and consumers that go along; all others stay.
+            force: A reason to do it although somebody may get another meaning than before; it is recorded.
+
+        Raises:
+            FailedPreconditionError: Somebody read the version that is current now and does not declare it, so that a reference
+                without a version would mean something else to them; or a consumer would be moved through a service without
+                being named; or the usage of that time is not complete (see `retire`).
+        """
+        return self.apply(promote(self.snapshot(), ViewRef.parse(view), move=move), force=force)
+
+    def roll_out(self, view: str, *, share: float | None, move: Sequence[str] = ()) -> ChangePlan:
+        """Begin, or change, the rollout of a version; `promote` it to end that, or the current version to go back.
+
+        Args:
+            view: The version, e.g. ``weather@v2``.
+            share: Which share of the keys gets it, from 0 to 1; None compares it in the shadow, and nobody gets it.
+            move: Services that take part; online reads without a version always do.
+
+        Raises:
+            FailedPreconditionError: The version is current, was never filled online, or cannot answer in the place of the other.
+        """
+        from featurestore.online.local import check_filled
+
+        change = start_rollout(self.snapshot(), ViewRef.parse(view), share=share, move=move)
+        ref = self.snapshot().freeze(ViewRef.parse(view))
+        check_filled(self._online_folder, ref, self.snapshot().view(ref).layout)
+        return self.apply(change)
 
     def deprecate(self, view: str, *, reason: str = "") -> ChangePlan:
         """Mark a version as on its way out; it stays readable."""
@@ -151,14 +194,7 @@ class FeatureStore(AbstractContextManager["FeatureStore"]):
             FailedPreconditionError: Somebody read it within the last 90 days (or three cadences), a manifest, service or
                 on-demand view names it, or the usage of that time is not complete.
         """
-        ref = self.snapshot().freeze(ViewRef.parse(view))
-        readers = () if force else tuple(self._readers(ref))
-        if readers:
-            raise FailedPreconditionError(
-                f"{ref} is still read: {'; '.join(readers)}.",
-                repair=f"Move its readers, or run `featurestore retire {ref} --force REASON`.",
-            )
-        return self.apply(set_status(self.snapshot(), ref, "retired", reason=force))
+        return self.apply(set_status(self.snapshot(), ViewRef.parse(view), "retired", reason=force), force=force)
 
     def snapshot(self, revision: int | None = None) -> RegistrySnapshot:
         """Return what is registered, at a revision or now."""
@@ -273,6 +309,26 @@ class FeatureStore(AbstractContextManager["FeatureStore"]):
     def profiles(self, view: str) -> list[Profile]:
         """Return the kept profiles of a view version, oldest first."""
         return self._gate.references.log(self._stored(view)[0]).read()
+
+    def revisions(self, view: str | None = None) -> list[Revisions]:
+        """Count how often rows came again with something else, and publish it for `lineage check --select LN310`.
+
+        Args:
+            view: A view, or a version of it; None takes all that have rows and can be told.
+
+        Raises:
+            FailedPreconditionError: The version has no rows.
+            InvalidArgumentError: Its events have no key, so that nobody can say which were revised.
+        """
+        from featurestore.offline.revisions import can_be_told, measure_revisions, publish_revisions
+
+        self._fold_log()
+        every = [(ref, record) for ref, record in self._filled_views() if can_be_told(record)]
+        found = []
+        for ref, record in [self._stored(view)] if view else every:
+            found.append(measure_revisions(ref, record, self.table(ref), now=self._clock()))
+            publish_revisions(self.settings.store, found[-1])
+        return found
 
     def compact(
         self, view: str | None = None, *, buckets: int | None = None, vacuum: bool = False
@@ -509,8 +565,9 @@ class FeatureStore(AbstractContextManager["FeatureStore"]):
         count = len(next(iter(keys.values()), ()))
         identity = self._authorize(snapshot, plan, "online", rows=count)
         clock = None if is_replay(self.settings.store) else self._clock
-        rows = read_in_process(self._online_folder, plan, keys, request or {}, clock=clock)
-        self._record(plan, identity, "online", "ok", count)
+        redis = self.settings.redis
+        rows, used = read_in_process(self._online_folder, plan, keys, request or {}, clock=clock, redis=redis)
+        self._record(plan, identity, "online", "ok", count, used)
         return rows
 
     def save(self, name: str, training_set: TrainingSet, *, seed: int | None = None) -> Dataset:
@@ -595,7 +652,10 @@ class FeatureStore(AbstractContextManager["FeatureStore"]):
         """Return the store's one writer: the server's if one runs, else this process under the store's lock."""
         from featurestore.flow.writers import open_writer
 
-        return open_writer(self.settings.store, snapshot=self.snapshot, clock=self._clock, tables=self.table)
+        redis = self.settings.redis
+        return open_writer(
+            self.settings.store, snapshot=self.snapshot, clock=self._clock, tables=self.table, redis=redis
+        )
 
     def table(self, ref: ViewRef) -> OfflineTable:
         """Return the offline table of a view version; it may have no rows yet."""
@@ -682,8 +742,12 @@ class FeatureStore(AbstractContextManager["FeatureStore"]):
 
         return Gate(self.settings.store)
 
-    def _plan(self, definitions: Sequence[Definition]) -> ChangePlan:
-        return plan_changes(self.snapshot(), definitions, check_source=self._check_source, is_filled=self._is_filled)
+    def _plan(self, definitions: Sequence[Definition], remove: Sequence[str]) -> ChangePlan:
+        check, is_filled = self._check_source, self._is_filled
+        change = plan_changes(self.snapshot(), definitions, check_source=check, is_filled=is_filled, remove=remove)
+        if self.settings.online.store == "redis":
+            refuse_windows(change.document)
+        return change
 
     def _fold_log(self) -> None:
         """Bring every row that was acknowledged before this call offline; costs nothing when there is none."""
@@ -755,38 +819,42 @@ class FeatureStore(AbstractContextManager["FeatureStore"]):
             raise
         return identity
 
-    def _record(self, plan: ReadPlan, identity: Identity, mode: str, outcome: str, rows: int) -> None:
+    def _record(
+        self,
+        plan: ReadPlan,
+        identity: Identity,
+        mode: str,
+        outcome: str,
+        rows: int,
+        used: Iterable[tuple[str, int]] = (),
+    ) -> None:
         if self._usage is None:
             environment = self.settings.project.environment
             self._usage = UsageWriter(self._usage_folder, environment=environment, clock=self._clock)
-        self._usage.register_plan(plan.plan_id, plan.counted)
-        self._usage.record(
-            plan.plan_id, identity.principal, identity.consumer, identity.binding, "in process", mode, outcome, rows
-        )
+        for plan_id, refs in plan.usage_plans():
+            self._usage.register_plan(plan_id, refs)
+        who = (identity.principal, identity.consumer, identity.binding, "in process", mode, outcome)
+        for plan_id, count in used or plan.usage(rows):
+            self._usage.record(plan_id, *who, count)
 
-    def _readers(self, ref: ViewRef) -> Iterator[str]:
-        """Say who keeps a version from being retired: what names it, recent reads, and gaps in what is known of them."""
-        yield from named_by(self.snapshot(), ref)
-        cadence = 0.0
-        for name, consumer in self.snapshot().document.consumers.items():
-            if any(text.startswith(f"{ref}:") for text in consumer.reads):
-                cadence = max(cadence, consumer.cadence_days or 0)
-                yield f"{name} declares it"
-        self.collect_usage()
-        since = self._clock() - int(max(RETIRE_AFTER_DAYS, 3 * cadence) * DAY)
-        usage = self.lineage.usage(str(ref), since=since)
-        last: dict[str, int] = {}
-        for read in (read for read in usage.reads if read.outcome == "ok"):
-            who = read.consumer or read.principal
-            last[who] = max(read.last_read, last.get(who, read.last_read))
-        for live in live_reads(self._usage_folder):  # a running worker hands its counts over only now and then
-            if live.outcome == "ok" and live.ref.view_ref == ref and live.last_read >= since:
-                who = live.consumer or live.principal
-                last[who] = max(live.last_read, last.get(who, live.last_read))
-        for who, instant in last.items():
-            yield f"{who} read it on {from_micros(instant):%Y-%m-%d}"
-        for gap in usage.coverage.gaps:
-            yield f"usage is incomplete: {gap}"
+    def _readers(self, taken: Taken) -> Iterator[str]:
+        """Say who keeps a change from being made: what names it, recent reads, and gaps in what is known of them."""
+        yield from taken.named
+        since = self._clock() - int(max(RETIRE_AFTER_DAYS, 3 * taken.cadence_days) * DAY)
+        try:
+            state = self.lineage.state(since=since)
+        except InvalidArgumentError as error:  # a registry that keeps no usage
+            yield f"who reads it is not known: {error.message}"
+            return
+        seen = [SeenRead(r.feature, r.consumer or r.principal, r.last_read) for r in state.usage.rows if r.served]
+        seen += (  # a running worker hands its counts over only now and then
+            SeenRead(str(live.ref), live.consumer or live.principal, live.last_read)
+            for live in live_reads(self._usage_folder)
+            if live.outcome == "ok" and live.last_read >= since
+        )
+        yield from taken.readers(seen)
+        # Where no worker ever began to count nobody ever read: that gap names no worker, and is none here.
+        yield from (f"usage is incomplete: {gap}" for gap in state.usage.coverage().gaps if gap.worker)
 
 
 def to_arrow_table(rows: Any) -> pa.Table:

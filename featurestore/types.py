@@ -371,10 +371,16 @@ def wire_reader(dtype: DType) -> Callable[[Any], Any]:
 def to_micros(value: datetime | int | str) -> int:
     """Return an instant as microseconds since 1970 UTC; a naive time counts as UTC, an int is taken as it is.
 
+    Raises:
+        InvalidArgumentError: An int of more than 64 bits.
+        ValueError: A text that is no instant.
+
     >>> to_micros("2013-11-01T00:00:00Z")
     1383264000000000
     """
     if isinstance(value, int):
+        if not INT64_MIN <= value <= INT64_MAX:
+            raise InvalidArgumentError(f"{value} is not an instant: it has more than 64 bits.")
         return value
     instant = datetime.fromisoformat(value) if isinstance(value, str) else value
     aware = instant.replace(tzinfo=UTC) if instant.tzinfo is None else instant

@@ -1,14 +1,16 @@
 #!/usr/bin/env bash
-# Install the real components that tests need beyond Python packages: Debian's PostgreSQL server, and Node with npm for a client in another
-# language. Nothing is done where they are there. Without root or sudo it says what is missing; in CI that fails, elsewhere the tests that need
-# it fail or are skipped, and name this script.
+# Install the real components that tests need beyond Python packages: Debian's PostgreSQL and Redis servers, and Node with npm for a client
+# in another language. Nothing is done where they are there. Without root or sudo it says what is missing; in CI that fails, elsewhere the
+# tests that need it fail or are skipped, and name this script.
 set -euo pipefail
 
 has_postgresql() { compgen -G "/usr/lib/postgresql/*/bin/initdb" >/dev/null || command -v initdb >/dev/null; }
+has_redis() { command -v redis-server >/dev/null; }
 has_node() { command -v node >/dev/null && command -v npm >/dev/null; }
 
 missing() {
     has_postgresql || echo postgresql
+    has_redis || echo redis-server
     has_node || echo nodejs npm
 }
 

@@ -241,7 +241,7 @@ def test_promote_moves_only_what_it_is_told_to(filled, project):
     filled.apply()
     assert filled.promote("weather@v2").notes == ("stay where they are: comfort, model@1, model_features",)
     assert filled.snapshot().document.services["model_features"].features[0] == "weather@v1:temp"
-    filled.promote("weather@v2", move=["model_features"])
+    filled.promote("weather@v2", move=["model_features", "model@1"])
     assert filled.snapshot().document.services["model_features"].features[0] == "weather@v2:temp"
 
 

@@ -12,6 +12,7 @@ import typer
 from featurestore.cli.quality import print_profile
 from featurestore.cli.terminal import Format, Output, Project, View, open_store, print_json, print_rows, say
 from featurestore.errors import InvalidArgumentError, NotFoundError
+from featurestore.types import from_micros
 
 if TYPE_CHECKING:
     from featurestore.registry.plan import ChangePlan
@@ -31,6 +32,10 @@ class Kind(StrEnum):
     datasets = "datasets"
 
 
+Force = Annotated[str, typer.Option(help="Reason to do it although somebody may read it; recorded.")]
+Remove = Annotated[
+    list[str] | None, typer.Option("--remove", help="View that left the file and shall go; may be repeated.")
+]
 Move = Annotated[list[str] | None, typer.Option("--move", help="Service or consumer that goes along; may be repeated.")]
 
 
@@ -60,12 +65,13 @@ def demo(
 @app.command()
 def plan(
     file: Annotated[Path | None, typer.Argument(help="File of definitions; default: features.py.")] = None,
+    remove: Remove = None,
     project: Project = None,
     output: Output = Format.table,
 ) -> None:
     """Show what `apply` would do: what is created, which versions appear, who reads what changes."""
     with open_store(project) as store:
-        planned = store.plan(file)
+        planned = store.plan(file, remove=remove or ())
         _print_plan(planned, output, done=False, hits=_hits(store, planned))
 
 
@@ -73,19 +79,43 @@ def plan(
 def apply(
     file: Annotated[Path | None, typer.Argument(help="File of definitions; default: features.py.")] = None,
     message: Annotated[str, typer.Option("--message", "-m", help="Why, for the change log.")] = "",
+    remove: Remove = None,
+    force: Force = "",
     project: Project = None,
     output: Output = Format.table,
 ) -> None:
     """Commit the definitions; a version that changes its meaning appears beside the old one."""
     with open_store(project) as store:
-        _print_plan(store.apply(file, message=message), output, done=True)
+        _print_plan(store.apply(file, message=message, remove=remove or (), force=force), output, done=True)
 
 
 @app.command()
-def promote(view: View, move: Move = None, project: Project = None, output: Output = Format.table) -> None:
+def promote(
+    view: View,
+    move: Move = None,
+    canary: Annotated[str, typer.Option(help="Only for this share of the keys at first, such as 10%.")] = "",
+    shadow: Annotated[bool, typer.Option("--shadow", help="Only read it as well, and count differences.")] = False,
+    force: Force = "",
+    project: Project = None,
+    output: Output = Format.table,
+) -> None:
     """Make a version the current one; readers stay where they are unless moved."""
+    if canary and shadow:
+        raise InvalidArgumentError("A version is read by some keys or in the shadow, not both.", place="--canary")
     with open_store(project) as store:
-        _print_plan(store.promote(view, move=move or ()), output, done=True)
+        if canary or shadow:
+            share = _share(canary) if canary else None
+            _print_plan(store.roll_out(view, share=share, move=move or ()), output, done=True)
+        else:
+            _print_plan(store.promote(view, move=move or (), force=force), output, done=True)
+
+
+def _share(text: str) -> float:
+    """Read ``10%``, or ``0.1``."""
+    try:
+        return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError as error:
+        raise InvalidArgumentError(f"'{text}' is no share.", place="--canary", repair="Write 10% or 0.1.") from error
 
 
 @app.command()
@@ -103,13 +133,37 @@ def deprecate(
 @app.command()
 def retire(
     view: View,
-    force: Annotated[str, typer.Option(help="Reason to do it although somebody may read it; recorded.")] = "",
+    force: Force = "",
     project: Project = None,
     output: Output = Format.table,
 ) -> None:
     """Take a version out of service; refused while somebody reads it."""
     with open_store(project) as store:
         _print_plan(store.retire(view, force=force), output, done=True)
+
+
+@app.command()
+def log(
+    view: Annotated[str, typer.Argument(metavar="OBJECT", help="Only lines about this; default: all.")] = "",
+    since: Annotated[int, typer.Option(help="Only commits after this revision.")] = 0,
+    project: Project = None,
+    output: Output = Format.table,
+) -> None:
+    """Show what was committed, by whom and why, and what was forced although somebody read it."""
+    with open_store(project) as store:
+        rows = [
+            (
+                commit.revision,
+                f"{from_micros(commit.committed_at):%Y-%m-%d %H:%M:%S}",
+                commit.principal,
+                change.kind,
+                change.object,
+                change.detail or commit.message,
+            )
+            for commit, change in store.registry.history(since=since)
+            if view in change.object
+        ]
+        print_rows(("REVISION", "TIME", "PRINCIPAL", "KIND", "OBJECT", "DETAIL"), rows, output, command="log")
 
 
 @app.command(name="list")
@@ -211,6 +265,8 @@ def _print_plan(plan: ChangePlan, output: Format, *, done: bool, hits: Mapping[s
 
 
 def _listing(store: FeatureStore, kind: Kind) -> tuple[Sequence[str], Sequence[Sequence[Any]]]:
+    from featurestore.registry.rollout import role
+
     document = store.snapshot().document
     if kind is Kind.views:
         rows = [
@@ -220,12 +276,13 @@ def _listing(store: FeatureStore, kind: Kind) -> tuple[Sequence[str], Sequence[S
                 record.entity or "-",
                 len(record.features),
                 record.status,
+                role(document, ref),
                 record.access,
                 record.owner,
             )
             for ref, record in store.snapshot().view_versions()
         ]
-        return ("VIEW", "KIND", "ENTITY", "FEATURES", "STATUS", "ACCESS", "OWNER"), rows
+        return ("VIEW", "KIND", "ENTITY", "FEATURES", "STATUS", "READ AS", "ACCESS", "OWNER"), rows
     if kind is Kind.entities:
         keys = [
             (name, ", ".join(f"{k}: {t}" for k, t in e.join_keys), e.owner) for name, e in document.entities.items()

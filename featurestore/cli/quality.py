@@ -27,6 +27,21 @@ def profile(view: View, project: Project = None, output: Output = Format.table) 
         print_profile(store, view, output)
 
 
+@app.command()
+def revisions(
+    view: Annotated[
+        str | None, typer.Argument(help="A view, or a version of it; default: all that can be told.")
+    ] = None,
+    project: Project = None,
+    output: Output = Format.table,
+) -> None:
+    """Count how often rows came again with something else: how far a source revises its history."""
+    with open_store(project) as store:
+        found = store.revisions(view)
+        rows = [(r.view, m.month, m.rows, m.revised, f"{m.revised / m.rows:.2%}") for r in found for m in r.months]
+        print_rows(("VIEW", "MONTH", "ROWS", "REVISED", "SHARE"), rows, output, command="revisions")
+
+
 @quarantine.command("list")
 def quarantine_list(
     everything: Annotated[bool, typer.Option("--all", help="Those that were released or dropped as well.")] = False,

@@ -20,7 +20,8 @@ def token_create(
     project: Project = None,
 ) -> None:
     """Create a token and print its secret, which is shown this once."""
-    from featurestore.store import DAY, system_clock
+    from featurestore.config import system_clock
+    from featurestore.store import DAY
 
     now = system_clock()
     expires = now + days * DAY if days else None
@@ -32,7 +33,7 @@ def token_create(
 @app.command("revoke")
 def token_revoke(name: str, project: Project = None) -> None:
     """Revoke a token; servers refuse it within a second."""
-    from featurestore.store import system_clock
+    from featurestore.config import system_clock
 
     with open_store(project) as store:
         store.registry.revoke_token(name, now=system_clock())
@@ -42,7 +43,7 @@ def token_revoke(name: str, project: Project = None) -> None:
 @app.command("bind")
 def token_bind(principal: str, consumer: str, project: Project = None) -> None:
     """Allow a principal to say that it runs a consumer; `model@*` means every version."""
-    from featurestore.store import system_clock
+    from featurestore.config import system_clock
 
     with open_store(project) as store:
         if not consumer.endswith("@*"):

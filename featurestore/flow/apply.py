@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
+from featurestore.flow.parked import earliest_parked, park_rows, take_due
+from featurestore.flow.row_log import conform
 from featurestore.keys import encode_columns
 from featurestore.online.codec import RowLayout
 from featurestore.online.keyspaces import Keyspace, live_layouts, open_keyspace
-from featurestore.online.rows import put_rows
-from featurestore.online.store import Transaction
+from featurestore.online.rows import micros, put_rows
+from featurestore.online.store import Head, Transaction, read_head, write_head
 from featurestore.online.windows import PageLayout, put_events
 from featurestore.refs import ViewRef
 from featurestore.registry.snapshot import RegistrySnapshot, ViewRecord
-from featurestore.rows import RowColumn, RowSchema
+from featurestore.rows import EVENT, RowColumn, RowSchema
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,37 @@ def apply_rows(transaction: Transaction, view: WrittenView, rows: pa.Table, *, n
         for layout in live_layouts(view.record)
     ]
     return changed[0]
+
+
+def show_rows(transaction: Transaction, view: WrittenView, rows: pa.Table, *, now: int) -> None:
+    """Make accepted rows visible online, and park those that are dated after now; see `apply_rows`."""
+    future = micros(rows[EVENT]) > now
+    apply_rows(transaction, view, rows.filter(pa.array(~future)), now=now)
+    if future.any():
+        park_rows(transaction, view.ref, rows.filter(pa.array(future)))
+        write_head(transaction, replace(read_head(transaction), earliest_parked=earliest_parked(transaction)))
+
+
+def release_rows(transaction: Transaction, snapshot: RegistrySnapshot, *, now: int) -> Head:
+    """Apply parked rows that are due, and move the store's clock: everything up to it is visible, nothing after it.
+
+    Args:
+        transaction: The write in progress.
+        snapshot: The registry.
+        now: Microseconds; the clock only rises.
+
+    Returns:
+        The head after it.
+    """
+    head = read_head(transaction)
+    time = max(head.clock, now)
+    for ref, parts in take_due(transaction, time).items():
+        view = WrittenView.of(snapshot, ref)
+        schema = view.schema.arrow()
+        apply_rows(transaction, view, pa.concat_tables([conform(part, schema) for part in parts]), now=time)
+    head = replace(head, clock=time, earliest_parked=earliest_parked(transaction))
+    write_head(transaction, head)
+    return head
 
 
 def _apply(

@@ -31,7 +31,7 @@ from featurestore.offline.profiles import ProfileLog, drop_profiles, keep_profil
 from featurestore.online.erase import erase_entities, stored_keys
 from featurestore.online.lmdb import LmdbStore
 from featurestore.online.rows import micros
-from featurestore.online.store import Table, Transaction, read_head, write_head
+from featurestore.online.store import OnlineStore, Snapshot, Table, Transaction, read_head, write_head
 from featurestore.refs import ViewRef
 from featurestore.registry.snapshot import RegistrySnapshot
 from featurestore.rows import EVENT, RowSchema
@@ -56,12 +56,14 @@ class Places:
         online: The online store; the caller is its only writer, and has folded the row log.
         tables: Gives the offline table of a view version.
         snapshot: The registry.
+        copies: Online stores that are fed from this one; nobody feeds them meanwhile.
     """
 
     store: Path
     online: LmdbStore
     tables: Tables
     snapshot: RegistrySnapshot
+    copies: Sequence[OnlineStore] = ()
 
     @property
     def erasures(self) -> Erasures:
@@ -199,9 +201,20 @@ class _Erasure:
             self._journal = msgspec.structs.replace(self._journal, until=max([*until, self._journal.until or 0]))
             self._erasures.note(self._journal)
         self._places.online.rewrite()
+        for copy in self._places.copies:
+            with copy.write() as transaction:
+                self._take_parked(transaction)
+                for view in self._views:
+                    erase_entities(transaction, view.ref, view.record.join_keys, self._subject)
 
     def _erase_parked(self, transaction: Transaction) -> int:
         """Erase the rows that wait for their time; returns the latest of these times, 0 when there are none."""
+        erased, latest = self._take_parked(transaction)
+        self._count("parked", erased)
+        return latest
+
+    def _take_parked(self, transaction: Transaction) -> tuple[int, int]:
+        """Take out the rows that wait; returns how many, and the latest of their times."""
         records = {view.ref: view for view in self._views}
         erased, latest = 0, 0
         for key, ref, rows in list(parked_rows(transaction)):
@@ -213,8 +226,7 @@ class _Erasure:
                     erased += int(mask.sum())
         head = read_head(transaction)
         write_head(transaction, replace(head, earliest_parked=earliest_parked(transaction)))
-        self._count("parked", erased)
-        return latest
+        return erased, latest
 
     def _erase_quarantine(self) -> None:
         quarantine = self._places.quarantine
@@ -324,17 +336,22 @@ def prove(places: Places, subject: Subject) -> Proof:
     return msgspec.structs.replace(proof, rows=tuple(rows))
 
 
+def _online_with_rows(snapshot: Snapshot, views: Sequence[WrittenView], subject: Subject) -> Iterator[str]:
+    for view in views:
+        for table in _ENTITY_TABLES:
+            found = stored_keys(snapshot, table, view.ref, view.record.join_keys, subject)
+            yield from (f"online {table}" for _ in found)
+    reached = {view.ref for view in views}
+    for _, ref, rows in parked_rows(snapshot):
+        if ref in reached and subject.mask([rows[name] for name, _ in subject.join_keys]).any():
+            yield "online parked"
+
+
 def _with_rows(places: Places, subject: Subject) -> Iterator[str]:
     """Go through the places that still hold rows of a subject."""
-    with places.online.read() as snapshot:
-        for view in places.reached(subject):
-            for table in _ENTITY_TABLES:
-                found = stored_keys(snapshot, table, view.ref, view.record.join_keys, subject)
-                yield from (f"online {table}" for _ in found)
-        reached = {view.ref for view in places.reached(subject)}
-        for _, ref, rows in parked_rows(snapshot):
-            if ref in reached and subject.mask([rows[name] for name, _ in subject.join_keys]).any():
-                yield "online parked"
+    for online in (places.online, *places.copies):
+        with online.read() as snapshot:
+            yield from _online_with_rows(snapshot, places.reached(subject), subject)
     for view in places.reached(subject):
         directory = places.tables(view.ref).directory
         yield from (str(path.relative_to(places.store)) for path, _ in rows_of(directory, view.schema, subject))

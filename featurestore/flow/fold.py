@@ -18,6 +18,8 @@ from featurestore.online.store import Head, OnlineStore
 from featurestore.refs import ViewRef
 from featurestore.rows import SEQ
 
+TRIMMED = b"trimmed"  # key of the last entry of the log that was folded, in the table meta
+
 _ROWS_AT_ONCE = 1_000_000
 
 Tables = Callable[[ViewRef], OfflineTable]
@@ -42,6 +44,7 @@ def fold_log(store: OnlineStore, tables: Tables) -> int:
         with store.write() as transaction:
             for key in keys:
                 transaction.delete("log", key)
+            transaction.put("meta", TRIMMED, keys[-1])
 
 
 def folded_head(head: Head, views: Iterable[ViewRef], tables: Tables) -> Head:

@@ -39,9 +39,14 @@ def first_logged(snapshot: Snapshot) -> int | None:
     return next((int.from_bytes(key, "big") for key, _ in snapshot.scan("log", b"", _END)), None)
 
 
-def logged_rows(snapshot: Snapshot) -> Iterator[tuple[bytes, ViewRef, pa.Table]]:
-    """Go through the log in order: (key of the entry, view version, rows)."""
-    for key, batch in snapshot.scan("log", b"", _END):
+def logged_rows(snapshot: Snapshot, *, after: int = 0) -> Iterator[tuple[bytes, ViewRef, pa.Table]]:
+    """Go through the log in order: (key of the entry, view version, rows).
+
+    Args:
+        snapshot: The store with the log.
+        after: The first sequence number of the last entry to leave out; 0 leaves none out.
+    """
+    for key, batch in snapshot.scan("log", _pack_seq(after + 1), _END):
         yield key, *decode_batch(batch)
 
 

@@ -5,39 +5,42 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 import msgspec
 import numpy as np
 import pyarrow as pa
 
 from featurestore.errors import FailedPreconditionError, FeatureStoreError, InvalidArgumentError, UnavailableError
-from featurestore.flow.apply import WrittenView, apply_rows
+from featurestore.flow.apply import WrittenView, release_rows, show_rows
 from featurestore.flow.erase import Places, begin, erase
-from featurestore.flow.erased import Receipt, erasures_of
+from featurestore.flow.erased import Journal, Receipt, erasures_of
 from featurestore.flow.fold import Tables, fold_log, folded_head
 from featurestore.flow.ingest import is_ingesting, late_creation_warning
 from featurestore.flow.materialize import MaterializeReport, fill_online
-from featurestore.flow.parked import earliest_parked, park_rows, take_due
 from featurestore.flow.quarantine import Gate
 from featurestore.flow.repeats import answer_of, new_rows, remember_answer
-from featurestore.flow.row_log import conform, first_logged, log_rows
+from featurestore.flow.row_log import first_logged, log_rows
 from featurestore.flow.sweep import Sweep
 from featurestore.flow.upkeep import UpkeepReport, tend_views
 from featurestore.offline.expectations import Batch
 from featurestore.offline.table import OfflineTable
 from featurestore.online.keyspaces import open_keyspace, record_keyspace
 from featurestore.online.lmdb import open_lmdb
+from featurestore.online.redis_address import RedisAddress
 from featurestore.online.rows import micros
-from featurestore.online.store import Head, Transaction, read_head, write_head
+from featurestore.online.store import Head, OnlineStore, Transaction, read_head, write_head
 from featurestore.refs import ViewRef
 from featurestore.registry.snapshot import RegistrySnapshot
 from featurestore.rows import EVENT, SEQ, Canonical, RowSchema
 from featurestore.types import from_micros
+
+if TYPE_CHECKING:
+    from featurestore.flow.redis_feed import RedisFeed
 
 Clock = Callable[[], int]
 
@@ -121,6 +124,7 @@ class Writer(AbstractContextManager["Writer"]):
         snapshot: Returns the registry as it is now.
         clock: Microseconds since 1970 UTC; None is the replay clock, which `advance_clock` moves.
         tables: Gives the offline table of a view version.
+        redis: The Redis that is read online; it is fed from the row log. None is none.
 
     Raises:
         UnavailableError: Another process is the writer.
@@ -132,6 +136,7 @@ class Writer(AbstractContextManager["Writer"]):
         snapshot: Callable[[], RegistrySnapshot],
         clock: Clock | None,
         tables: Tables,
+        redis: RedisAddress | None = None,
     ) -> None:
         self._lock = _hold(store_directory / "writer.lock")
         try:
@@ -147,7 +152,10 @@ class Writer(AbstractContextManager["Writer"]):
         self._gate = Gate(store_directory)
         self._erasures = erasures_of(store_directory)
         self._directory = store_directory
+        self._feed: RedisFeed | None = None
         try:
+            if redis is not None:
+                self._feed = self._open_feed(redis)
             self._recover()
             self._ledger = self._erasures.ledger()
         except BaseException:
@@ -261,11 +269,10 @@ class Writer(AbstractContextManager["Writer"]):
             UnavailableError: An ingest, a compaction or a save is in the way; nothing was changed.
         """
         self._finish_erasure()
-        places = self._places()
-        journal = begin(places, entity, keys, principal=principal, reason=reason, now=now)
+        journal = begin(self._places(), entity, keys, principal=principal, reason=reason, now=now)
         self.fold()
         try:
-            return erase(places, journal)
+            return self._erase(journal)
         finally:
             self._ledger = self._erasures.ledger()
 
@@ -295,7 +302,22 @@ class Writer(AbstractContextManager["Writer"]):
             )
         report = fill_online(self._store, view, table, now=now, full=full)
         self.release()  # what came due meanwhile was parked as not yet due
+        if self._feed is not None:
+            self._feed.materialize(view, now=now, full=full)
         return report
+
+    def feed(self) -> int:
+        """Bring to Redis what is not there yet; returns how many rows of the log that were, 0 without Redis.
+
+        Raises:
+            UnavailableError: Redis does not answer; nothing is lost, the next call goes on.
+        """
+        return 0 if self._feed is None else self._feed.step()
+
+    @property
+    def is_feeding(self) -> bool:
+        """Whether there is a Redis to feed."""
+        return self._feed is not None
 
     def head(self) -> Head:
         """Return the state of the store: last sequence number and clock."""
@@ -303,7 +325,11 @@ class Writer(AbstractContextManager["Writer"]):
             return read_head(snapshot)
 
     def close(self) -> None:
-        """Give the lock back."""
+        """Give the lock back, after an attempt to bring what was accepted to Redis; a later writer brings what is missing."""
+        if self._feed is not None:
+            with suppress(FeatureStoreError):
+                self._feed.step()
+            self._feed.close()
         self._store.close()
         self._lock.close()
 
@@ -312,15 +338,27 @@ class Writer(AbstractContextManager["Writer"]):
     ) -> None:
         self.close()
 
-    def _places(self) -> Places:
-        return Places(self._directory, self._store, self._tables, self._snapshot())
+    def _places(self, *copies: OnlineStore) -> Places:
+        return Places(self._directory, self._store, self._tables, self._snapshot(), copies)
+
+    def _open_feed(self, redis: RedisAddress) -> RedisFeed:
+        from featurestore.flow.redis_feed import RedisFeed
+
+        return RedisFeed(redis, self._store, self._snapshot, self._tables, expire=redis.expire and bool(self._clock))
+
+    def _erase(self, journal: Journal) -> Receipt:
+        """Do what a journal says, in Redis too; nothing is brought there meanwhile."""
+        if self._feed is None:
+            return erase(self._places(), journal)
+        with self._feed.paused() as copy:
+            return erase(self._places(copy), journal)
 
     def _finish_erasure(self) -> None:
         """Go on with an erasure that was interrupted."""
         journal = self._erasures.journal()
         if journal is not None:
             self.fold()
-            erase(self._places(), journal)
+            self._erase(journal)
 
     def _recover(self) -> None:
         """Go on after the numbers that are in use, if the online store was lost and is empty again; finish an erasure."""
@@ -334,16 +372,8 @@ class Writer(AbstractContextManager["Writer"]):
 
     def _release(self, transaction: Transaction, *, now: int | None = None) -> Head:
         """Apply parked rows that are due, and move the store's clock: everything up to it is visible, nothing after it."""
-        head = read_head(transaction)
-        time = max(head.clock, head.clock if self._clock is None else self._clock(), now or head.clock)
-        snapshot = self._snapshot()
-        for ref, parts in take_due(transaction, time).items():
-            view = WrittenView.of(snapshot, ref)
-            schema = view.schema.arrow()
-            apply_rows(transaction, view, pa.concat_tables([conform(part, schema) for part in parts]), now=time)
-        head = replace(head, clock=time, earliest_parked=earliest_parked(transaction))
-        write_head(transaction, head)
-        return head
+        clock = read_head(transaction).clock if self._clock is None else self._clock()
+        return release_rows(transaction, self._snapshot(), now=clock if now is None else now)
 
     def _alone(self, write: Write, broken: set[int]) -> Answer:
         try:
@@ -413,7 +443,7 @@ class Writer(AbstractContextManager["Writer"]):
         table = self._table(view.ref)
         if table.loaded_until:
             found = table.look_up(fresh, recent=False)  # the digests know what was pushed alone
-            self._show(transaction, view, found.stored, head.clock)
+            show_rows(transaction, view, found.stored, now=head.clock)
             fresh = found.new
         batch = Batch.of(view.ref, view.record, fresh, rows, now=head.clock)
         warnings = self._gate.admit(batch, "write", write_id=write.write_id, released=write.released)
@@ -432,15 +462,7 @@ class Writer(AbstractContextManager["Writer"]):
         last = rows[SEQ][-1].as_py()
         head = read_head(transaction)
         write_head(transaction, replace(head, last_seq=max(head.last_seq, last), pushed_seq=max(head.pushed_seq, last)))
-        self._show(transaction, view, rows, now)
-
-    def _show(self, transaction: Transaction, view: WrittenView, rows: pa.Table, now: int) -> None:
-        """Make rows visible online, and park those that are dated after now."""
-        future = micros(rows[EVENT]) > now
-        apply_rows(transaction, view, rows.filter(pa.array(~future)), now=now)
-        if future.any():
-            park_rows(transaction, view.ref, rows.filter(pa.array(future)))
-            write_head(transaction, replace(read_head(transaction), earliest_parked=earliest_parked(transaction)))
+        show_rows(transaction, view, rows, now=now)
 
     def _note_first_rows(self, transaction: Transaction, view: WrittenView) -> None:
         """A version whose very first rows are pushed is complete online from then on; one with a past needs a materialize.

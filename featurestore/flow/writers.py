@@ -15,6 +15,7 @@ from featurestore.flow.fold import Tables
 from featurestore.flow.remote import RemoteWriter
 from featurestore.flow.sockets import socket_path
 from featurestore.flow.write import Clock, Writer
+from featurestore.online.redis_address import RedisAddress
 from featurestore.registry.snapshot import RegistrySnapshot
 
 _PATIENCE = 10.0  # seconds to wait for another process that holds the lock for a short while
@@ -24,7 +25,12 @@ AnyWriter = Writer | RemoteWriter
 
 @contextmanager
 def open_writer(
-    store: Path, *, snapshot: Callable[[], RegistrySnapshot], clock: Clock, tables: Tables
+    store: Path,
+    *,
+    snapshot: Callable[[], RegistrySnapshot],
+    clock: Clock,
+    tables: Tables,
+    redis: RedisAddress | None = None,
 ) -> Iterator[AnyWriter]:
     """Open the writer of a store for a while.
 
@@ -33,11 +39,13 @@ def open_writer(
         snapshot: Returns the registry as it is now.
         clock: Microseconds UTC; a store on the replay clock does not ask it.
         tables: Gives the offline table of a view version.
+        redis: The Redis that is read online; None is none.
 
     Raises:
         UnavailableError: Another process holds the lock and serves no socket.
     """
-    with _reach(store, lambda: Writer(store, snapshot, None if is_replay(store) else clock, tables)) as writer:
+    now = None if is_replay(store) else clock
+    with _reach(store, lambda: Writer(store, snapshot, now, tables, redis)) as writer:
         yield writer
 
 

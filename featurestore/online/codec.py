@@ -18,7 +18,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import accumulate
 from operator import itemgetter
 from typing import Any
@@ -103,13 +103,15 @@ class RowLayout:
         """Return where the values of ``nulls``, ``doubles`` or ``integers`` begin; the lane must not be empty."""
         return self._offsets[lane]
 
-    def encode(self, event_time: NDArray[np.int64], columns: Sequence[LaneColumn], *, state: int = 0) -> list[bytes]:
+    def encode(
+        self, event_time: NDArray[np.int64], columns: Sequence[LaneColumn], *, state: int | NDArray[np.uint32] = 0
+    ) -> list[bytes]:
         """Return the stored bytes of many rows.
 
         Args:
             event_time: int64[n], microseconds since 1970 UTC.
             columns: The values of each slot, in order, n each.
-            state: FOUND, NOT_FOUND or EXPIRED.
+            state: FOUND, NOT_FOUND or EXPIRED, of all or of each.
 
         Raises:
             InvalidArgumentError: A row of more than 2 MiB.
@@ -288,11 +290,17 @@ def event_times(rows: Iterable[bytes]) -> NDArray[np.int64]:
     return np.frombuffer(b"".join(map(itemgetter(EVENT_TIME), rows)), "<i8")
 
 
+def states(rows: Iterable[bytes]) -> NDArray[np.uint32]:
+    """Return the states of stored rows, uint32[n]: FOUND, NOT_FOUND or EXPIRED."""
+    return np.frombuffer(b"".join(map(itemgetter(_STATE), rows)), "<u4")
+
+
 def unpack_event_times(rows: Sequence[bytes]) -> tuple[int, ...]:
     """Return the same as plain numbers; for the few rows of a read this is sooner done than an array."""
     return struct.unpack(f"<{len(rows)}q", b"".join(map(itemgetter(EVENT_TIME), rows)))
 
 
+@lru_cache(maxsize=4096)
 def varint(number: int) -> bytes:
     """Return a number in protobuf's variable length.
 

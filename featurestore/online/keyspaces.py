@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from hashlib import blake2b
 
 import msgspec
 
@@ -11,6 +12,8 @@ from featurestore.refs import ViewRef
 from featurestore.registry.snapshot import ViewRecord
 
 _pack_prefix = struct.Struct(">I").pack
+_NUMBERS = (1 << 32) - 2
+_FIRST = b"keyspace/"
 
 
 class Fill(msgspec.Struct, frozen=True, array_like=True):
@@ -50,10 +53,13 @@ class Keyspace(msgspec.Struct, frozen=True, array_like=True):
         return _pack_prefix(self.number)
 
 
+decode_keyspace = msgspec.msgpack.Decoder(Keyspace).decode
+
+
 def find_keyspace(snapshot: Snapshot, ref: ViewRef, layout: int) -> Keyspace | None:
     """Return the keyspace of a layout, or None if nothing was ever written to it."""
-    stored = snapshot.get("meta", _name(ref, layout))
-    return None if stored is None else msgspec.msgpack.decode(stored, type=Keyspace)
+    stored = snapshot.get("meta", keyspace_name(ref, layout))
+    return None if stored is None else decode_keyspace(stored)
 
 
 def has_keyspaces(snapshot: Snapshot, ref: ViewRef) -> bool:
@@ -65,9 +71,7 @@ def has_keyspaces(snapshot: Snapshot, ref: ViewRef) -> bool:
 def keyspaces_of(snapshot: Snapshot, ref: ViewRef) -> list[Keyspace]:
     """Return the keyspaces of a view version, of all layouts that were ever written."""
     every = f"keyspace/{ref.view}@v{ref.version}/".encode()
-    return [
-        msgspec.msgpack.decode(stored, type=Keyspace) for _, stored in snapshot.scan("meta", every, every + b"\xff")
-    ]
+    return [decode_keyspace(stored) for _, stored in snapshot.scan("meta", every, every + b"\xff")]
 
 
 def open_keyspace(transaction: Transaction, ref: ViewRef, layout: int) -> Keyspace:
@@ -75,16 +79,22 @@ def open_keyspace(transaction: Transaction, ref: ViewRef, layout: int) -> Keyspa
     known = find_keyspace(transaction, ref, layout)
     if known is not None:
         return known
-    last = transaction.get("meta", b"keyspaces")
-    keyspace = Keyspace(int.from_bytes(last or b"", "big") + 1)
-    transaction.put("meta", b"keyspaces", _pack_prefix(keyspace.number))
+    keyspace = Keyspace(_free_number(transaction, ref, layout))
     record_keyspace(transaction, ref, layout, keyspace)
     return keyspace
 
 
+def usual_number(ref: ViewRef, layout: int) -> int:
+    """Return the number that the keyspace of a layout gets in every store: a digest of its name, from 1 to 2**32 - 2.
+
+    A store that was lost and is filled again has the same numbers, so that whoever has prepared a read goes on.
+    """
+    return int.from_bytes(blake2b(keyspace_name(ref, layout), digest_size=8).digest(), "big") % _NUMBERS + 1
+
+
 def record_keyspace(transaction: Transaction, ref: ViewRef, layout: int, keyspace: Keyspace) -> None:
     """Record what became of a keyspace."""
-    transaction.put("meta", _name(ref, layout), msgspec.msgpack.encode(keyspace))
+    transaction.put("meta", keyspace_name(ref, layout), msgspec.msgpack.encode(keyspace))
 
 
 def live_layouts(view: ViewRecord) -> tuple[int, ...]:
@@ -92,5 +102,16 @@ def live_layouts(view: ViewRecord) -> tuple[int, ...]:
     return tuple(sorted({view.layout, view.newest_layout}))
 
 
-def _name(ref: ViewRef, layout: int) -> bytes:
+def keyspace_name(ref: ViewRef, layout: int) -> bytes:
+    """Return the key of the record of a keyspace."""
     return f"keyspace/{ref.view}@v{ref.version}/{layout}".encode()
+
+
+def _free_number(snapshot: Snapshot, ref: ViewRef, layout: int) -> int:
+    """Return the usual number, or the next one that no other keyspace of the store has."""
+    records = snapshot.scan("meta", _FIRST, _FIRST + b"\xff")
+    taken = {decode_keyspace(stored).number for _, stored in records}
+    number = usual_number(ref, layout)
+    while number in taken:
+        number = number % _NUMBERS + 1
+    return number

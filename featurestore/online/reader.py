@@ -8,12 +8,10 @@ Windowed views fold the events of their pages; on-demand views compute over what
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import starmap
-
-import numpy as np
 
 from featurestore.errors import FailedPreconditionError, InvalidArgumentError
 from featurestore.expressions import Column
@@ -21,35 +19,16 @@ from featurestore.lanes import WireColumn
 from featurestore.online.codec import RowLayout, unpack_event_times, varint
 from featurestore.online.keyspaces import find_keyspace
 from featurestore.online.on_demand import PreparedOnDemand, on_demand_layout, request_columns, typed_column
+from featurestore.online.rollout import CanaryView, ReadVersion, Seen, ShadowView
 from featurestore.online.store import Head, OnlineStore, Snapshot, read_head
-from featurestore.online.windows import PageLayout, aggregations_of, gather_events
 from featurestore.planning import PlannedView, ReadPlan
-from featurestore.registry.snapshot import AggregationRecord
 from featurestore.types import DType
 from featurestore.v1 import serving_pb2 as pb
-from featurestore.windows import fold_windows
 
 Clock = Callable[[], int]
 
 _TAIL = struct.Struct("<BqBQ")
 _VIEW_TAG, _TIME_TAG, _POSITION_TAG = b"\x0a", 0x11, 0x19
-
-
-@dataclass(slots=True)
-class Seen:
-    """What the reads of one view have found since somebody looked; counted in passing, by plain numbers.
-
-    Attributes:
-        rows: Rows that were asked for.
-        missing: Of entities without a row.
-        expired: Older than the ttl.
-        newest: The first row of the latest read, and the instant t of that read; None before the first.
-    """
-
-    rows: int = 0
-    missing: int = 0
-    expired: int = 0
-    newest: tuple[bytes, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +42,23 @@ class PreparedRead:
     """
 
     plan: ReadPlan
-    views: tuple[_StoredView | _WindowedView, ...]
+    views: tuple[ReadVersion | CanaryView | ShadowView, ...]
     on_demand: tuple[PreparedOnDemand, ...]
+
+    @property
+    def canaries(self) -> list[tuple[int, CanaryView]]:
+        """The views of which some keys get another version, with their places in the answer."""
+        return [(n, view) for n, view in enumerate(self.views) if isinstance(view, CanaryView)]
+
+    def usage(self, keys: Sequence[Sequence[bytes]]) -> Iterator[tuple[str, int]]:
+        """Go through what a read of some keys counts: (id, rows); see ReadPlan.usage."""
+        views = {id(planned): view for planned, view in zip(self.plan.views, self.views, strict=True)}
+
+        def moved(planned: PlannedView) -> int:
+            view, asked = views[id(planned)], keys[planned.key_set]
+            return sum(view.moved(asked)) if isinstance(view, CanaryView) else len(asked)
+
+        return self.plan.usage(len(keys[0]) if keys else 0, moved)
 
 
 class OnlineReader:
@@ -86,7 +80,7 @@ class OnlineReader:
             FailedPreconditionError: A view version was never filled; names the command that does.
         """
         with self._store.read() as snapshot:
-            views = tuple(_prepare_view(snapshot, view) for view in plan.views)
+            views = tuple(in_flight(view, partial(_prepare_view, snapshot)) for view in plan.views)
         return PreparedRead(plan, views, tuple(map(PreparedOnDemand.of, plan.on_demand)))
 
     def read(
@@ -105,15 +99,8 @@ class OnlineReader:
         Raises:
             InvalidArgumentError: Key sets of different lengths, or bad request data.
         """
-        count = _count(prepared.plan, keys)
         with self._store.read() as snapshot:
-            head = read_head(snapshot)
-            t = head.time(self._clock() if self._clock else None)
-            rows = [view.rows(snapshot, keys[view.key_set], t) for view in prepared.views]
-        answered = rows[: prepared.plan.visible]
-        if prepared.on_demand:
-            answered += _computed(prepared, rows, request, t=t, count=count)
-        return _response(answered, t, head.pushed_seq)
+            return answer(snapshot, prepared, keys, request, now=self._clock() if self._clock else None)
 
     def follow(self) -> bool:
         """Follow the store if it was rewritten elsewhere, and say whether it was; cheap enough to be asked often."""
@@ -123,6 +110,55 @@ class OnlineReader:
         """Return the state of the store: its position and its clock."""
         with self._store.read() as snapshot:
             return read_head(snapshot)
+
+
+def answer(
+    snapshot: Snapshot,
+    prepared: PreparedRead,
+    keys: Sequence[Sequence[bytes]],
+    request: Iterable[WireColumn],
+    *,
+    now: int | None,
+) -> bytes:
+    """Return what a snapshot answers; see OnlineReader.read.
+
+    Args:
+        snapshot: The store at one moment.
+        prepared: As there.
+        keys: Likewise.
+        request: Likewise.
+        now: Microseconds UTC; None is the replay clock.
+    """
+    count = _count(prepared.plan, keys)
+    head = read_head(snapshot)
+    t = head.time(now)
+    rows = [view.rows(snapshot, keys[view.key_set], t) for view in prepared.views]
+    answered = rows[: prepared.plan.visible]
+    if prepared.on_demand:
+        answered += _computed(prepared, rows, request, t=t, count=count)
+    response = _response(answered, t, head.pushed_seq)
+    for number, view in prepared.canaries:
+        moved = pb.MovedKeys(view=number, ref=view.name, keys=view.moved_bits(keys[view.key_set]))
+        response += pb.ReadResponse(moved=[moved]).SerializeToString()
+    return response
+
+
+def in_flight(
+    view: PlannedView, prepare: Callable[[PlannedView], ReadVersion]
+) -> ReadVersion | CanaryView | ShadowView:
+    """Return how a view is read, with the version that is on its way to take its place.
+
+    Args:
+        view: The view.
+        prepare: Says how one version is read.
+    """
+    old, rollout = prepare(view), view.rollout
+    if rollout is None:
+        return old
+    new, name = prepare(rollout.view), rollout.view.version
+    if rollout.share is None:
+        return ShadowView(old, new, name, tuple(feature.name for feature in rollout.view.features))
+    return CanaryView(old, new, name, rollout.share)
 
 
 def schema_message(plan: ReadPlan) -> pb.Schema:
@@ -152,7 +188,7 @@ def schema_message(plan: ReadPlan) -> pb.Schema:
 
 
 @dataclass(frozen=True, slots=True)
-class _StoredView:
+class StoredView:
     """How a view of columns is read."""
 
     key_set: int
@@ -163,6 +199,10 @@ class _StoredView:
     expired: bytes
     project: Callable[[bytes], bytes] | None
     seen: Seen = field(default_factory=Seen)
+
+    def places(self, keys: Sequence[bytes]) -> list[tuple[bytes, Sequence[bytes]]]:
+        """Return (prefix of the keyspace, entity keys)."""
+        return [(self.prefix, keys)]
 
     def rows(self, snapshot: Snapshot, keys: Sequence[bytes], t: int) -> list[bytes]:
         """Return the stored row of each entity, or a template."""
@@ -188,29 +228,7 @@ class _StoredView:
         return aged
 
 
-@dataclass(frozen=True, slots=True)
-class _WindowedView:
-    """How a windowed view is read; an unknown entity is an empty window."""
-
-    key_set: int
-    prefix: bytes
-    layout: RowLayout
-    pages: PageLayout
-    aggregations: list[AggregationRecord]
-    seen: Seen = field(default_factory=Seen)
-
-    def rows(self, snapshot: Snapshot, keys: Sequence[bytes], t: int) -> list[bytes]:
-        """Return the aggregates of each entity's windows that end at t."""
-        self.seen.rows += len(keys)
-        window = max(a.time_window for a in self.aggregations)
-        events = gather_events(snapshot, self.prefix, self.pages, keys, t=t, window=window)
-        at = np.full(len(keys), t, np.int64)
-        folded = fold_windows(events, self.aggregations, entity=np.arange(len(keys)), at=at)
-        slots = zip(folded, self.layout.slots, strict=True)
-        return self.layout.encode(at, [column.lane(slot.dtype) for column, slot in slots])
-
-
-def _prepare_view(snapshot: Snapshot, view: PlannedView) -> _StoredView | _WindowedView:
+def _prepare_view(snapshot: Snapshot, view: PlannedView) -> ReadVersion:
     record = view.record
     keyspace = find_keyspace(snapshot, view.ref, record.layout)
     if keyspace is None or not keyspace.filled:
@@ -219,16 +237,26 @@ def _prepare_view(snapshot: Snapshot, view: PlannedView) -> _StoredView | _Windo
             f"{name} was never filled online.",
             repair=f"Run `featurestore materialize {name}`, or `featurestore write {name}` if it has no rows yet.",
         )
-    answered = _answered_layout(view)
     if record.kind == "window":
-        pages = PageLayout.of(record.stored(), keyed=bool(record.event_key))
-        return _WindowedView(view.key_set, keyspace.prefix, answered, pages, aggregations_of(view.features))
-    stored = stored_layout(view)
+        from featurestore.online.windowed_view import WindowedView
+
+        return WindowedView.of(view, keyspace.prefix, _answered_layout(view))
+    return prepare_stored(view, keyspace.prefix)
+
+
+def prepare_stored(view: PlannedView, prefix: bytes) -> StoredView:
+    """Return how a view of columns is read.
+
+    Args:
+        view: The view.
+        prefix: What the keys of its keyspace begin with.
+    """
+    answered, stored = _answered_layout(view), stored_layout(view)
     nothing = [None] * len(stored.slots)
-    return _StoredView(
+    return StoredView(
         key_set=view.key_set,
-        prefix=keyspace.prefix,
-        ttl=record.ttl,
+        prefix=prefix,
+        ttl=view.record.ttl,
         layout=answered,
         missing=stored.encode_row(0, nothing, state=pb.NOT_FOUND),
         expired=stored.encode_row(0, nothing, state=pb.EXPIRED),
@@ -249,6 +277,8 @@ def _answered_layout(view: PlannedView) -> RowLayout:
 
 
 def _count(plan: ReadPlan, keys: Sequence[Sequence[bytes]]) -> int:
+    if len(keys) == 1 == len(plan.key_sets):
+        return len(keys[0])
     sizes = set(map(len, keys))
     if len(keys) != len(plan.key_sets) or len(sizes) > 1:
         raise InvalidArgumentError(

@@ -19,6 +19,7 @@ import struct
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, Protocol, get_args
 
 from featurestore.errors import CorruptionError
@@ -28,7 +29,7 @@ Table = Literal["rows", "order", "pages", "log", "parked", "digests", "write_ids
 TABLES: tuple[Table, ...] = get_args(Table)
 
 _HEAD = struct.Struct("<QQqq")
-_HEAD_KEY = b"head"
+HEAD = b"head"
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,9 +116,13 @@ class OnlineStore(Protocol):
 
 def read_head(snapshot: Snapshot) -> Head:
     """Return the head; a store nobody wrote to has the first one."""
-    packed = snapshot.get("meta", _HEAD_KEY)
-    if packed is None:
-        return Head()
+    packed = snapshot.get("meta", HEAD)
+    return Head() if packed is None else _unpacked(packed)
+
+
+@lru_cache(maxsize=2)
+def _unpacked(packed: bytes) -> Head:
+    """Return a head that is mostly the one of the read before."""
     if len(packed) != _HEAD.size:
         raise CorruptionError(f"The head record has {len(packed)} bytes, not {_HEAD.size}.", place="meta/head")
     return Head(*_HEAD.unpack(packed))
@@ -126,4 +131,4 @@ def read_head(snapshot: Snapshot) -> Head:
 def write_head(transaction: Transaction, head: Head) -> None:
     """Record the head."""
     packed = _HEAD.pack(head.last_seq, head.pushed_seq, head.clock, head.earliest_parked)
-    transaction.put("meta", _HEAD_KEY, packed)
+    transaction.put("meta", HEAD, packed)

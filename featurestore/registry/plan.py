@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
@@ -21,6 +21,7 @@ from featurestore.definitions.expectation import expectation_of
 from featurestore.definitions.fingerprint import source_meaning
 from featurestore.errors import DefinitionError, FailedPreconditionError, NotFoundError
 from featurestore.refs import FeatureRef, ViewRef
+from featurestore.registry.readers import Taken
 from featurestore.registry.resolution import Resolver
 from featurestore.registry.snapshot import (
     AggregationRecord,
@@ -64,12 +65,14 @@ class ChangePlan:
         document: The registry as it would be.
         changes: What would be done, in order.
         notes: What would not be done although one could think so.
+        taken: What it takes from its readers; None when nobody loses anything.
     """
 
     base_revision: int
     document: Document
     changes: tuple[Change, ...]
     notes: tuple[str, ...] = ()
+    taken: Taken | None = None
 
     def __bool__(self) -> bool:
         """Whether anything would change."""
@@ -79,6 +82,11 @@ class ChangePlan:
         """Return the lines for the change log."""
         return [LoggedChange(change.kind, change.object, change.detail) for change in self.changes]
 
+    def forced(self, reason: str, readers: Sequence[str]) -> ChangePlan:
+        """Return the plan as it is done although somebody reads what it takes: the change log says why, and who that is."""
+        line = Change("force", self.taken.object if self.taken else "", f"{reason}; {'; '.join(readers)}")
+        return replace(self, changes=(*self.changes, line))
+
 
 def plan_changes(
     snapshot: RegistrySnapshot,
@@ -86,6 +94,7 @@ def plan_changes(
     *,
     check_source: Callable[[str, ViewRecord], SourceRecord | None],
     is_filled: Callable[[ViewRef], bool],
+    remove: Sequence[str] = (),
 ) -> ChangePlan:
     """Compare definitions with what is registered.
 
@@ -96,10 +105,11 @@ def plan_changes(
             that it has now (None: as it is); raises DefinitionError when its columns are not in the source or its SQL does not
             resolve.
         is_filled: Says whether a view version has rows.
+        remove: Views that left the file and shall go: every version of them is retired.
 
     Raises:
-        DefinitionError: A definition is impossible; nothing was changed.
-        NotFoundError: A reference names nothing; says the nearest name.
+        DefinitionError: A definition is impossible, or a view to remove is still defined; nothing was changed.
+        NotFoundError: A reference, or a view to remove, names nothing; says the nearest name.
     """
     sorted_out = _by_kind(definitions)
     _check_entities(sorted_out)
@@ -118,7 +128,11 @@ def plan_changes(
     _check_readable(document)
     document = _with_columns(snapshot.document, document, check_source)
     changes = tuple(_changes(snapshot.document, document))
-    return ChangePlan(snapshot.revision, document, changes, tuple(_notes(snapshot.document, sorted_out)))
+    notes = tuple(_notes(snapshot.document, sorted_out, remove))
+    plan = ChangePlan(snapshot.revision, document, changes, notes)
+    return _removing(
+        plan, remove, {view.name for kind in (FeatureView, OnDemandFeatureView) for view in sorted_out[kind]}
+    )
 
 
 def promote(snapshot: RegistrySnapshot, ref: ViewRef, *, move: Sequence[str] = ()) -> ChangePlan:
@@ -138,8 +152,10 @@ def promote(snapshot: RegistrySnapshot, ref: ViewRef, *, move: Sequence[str] = (
     if record.status == "retired":
         raise FailedPreconditionError(f"{target} is retired.", repair="Promote a live version.")
     document = snapshot.document
-    views = dict(document.views)
-    views[target.view] = msgspec.structs.replace(views[target.view], current=target.version or 1)
+    views, rollout = dict(document.views), document.views[target.view].rollout
+    views[target.view] = msgspec.structs.replace(views[target.view], current=target.version or 1, rollout=None)
+    if rollout is not None and rollout.to == target.version:
+        move = tuple(dict.fromkeys((*move, *rollout.moves)))  # moves in progress end with it
     services, consumers = dict(document.services), dict(document.consumers)
     for name in move:
         if name not in services and name not in consumers:
@@ -149,37 +165,30 @@ def promote(snapshot: RegistrySnapshot, ref: ViewRef, *, move: Sequence[str] = (
             aliases = {alias: _moved_alias(record, target) for alias, record in services[name].aliases.items()}
             services[name] = msgspec.structs.replace(services[name], features=moved, aliases=aliases)
     for key, consumer in consumers.items():
-        direct = [ref for ref in consumer.reads if ref not in _through(consumer, document.services)]
+        direct = _direct(consumer, document.services)
         if key in move:
             _check_through(key, consumer, services, target)
-            direct = list(_moved(direct, target, record, key))
+            direct = _moved(direct, target, record, key)
         reads = tuple(dict.fromkeys((*_through(consumer, services), *direct)))
-        consumers[key] = msgspec.structs.replace(consumer, reads=reads)
+        if reads != consumer.reads or key in move:
+            consumers[key] = msgspec.structs.replace(consumer, reads=reads, direct=direct)
     new = msgspec.structs.replace(document, views=views, services=services, consumers=consumers)
+    if new == document:
+        return ChangePlan(snapshot.revision, document, (), (f"{target} is current already",))
     before, staying = _readers_elsewhere(document, target), _readers_elsewhere(new, target)
     was = document.views[target.view].current
-    change = Change("promote", f"view {target}", f"current was v{was}", tuple(sorted(before - staying)))
+    ended = f"; ended the {rollout.kind} of v{rollout.to}" if rollout else ""
+    change = Change("promote", f"view {target}", f"current was v{was}{ended}", tuple(sorted(before - staying)))
     notes = (f"stay where they are: {', '.join(sorted(staying))}",) if staying else ()
-    return ChangePlan(snapshot.revision, new, (change,), notes)
+    return ChangePlan(snapshot.revision, new, (change,), notes, _taken_by_promoting(document, new, target, move))
 
 
 def set_status(snapshot: RegistrySnapshot, ref: ViewRef, status: str, *, reason: str = "") -> ChangePlan:
-    """Plan to make a version ``deprecated``, ``retired`` or ``live`` again; `retire` checks who reads it before."""
+    """Plan to make a version ``deprecated``, ``retired`` or ``live`` again."""
     target = snapshot.freeze(ref)
-    record: ViewRecord = msgspec.structs.replace(snapshot.view(target), status=status)
-    new = replace_version(snapshot.document, target, record)
-    readers = tuple(sorted(name for name, c in new.consumers.items() if _reads_version(c.reads, target)))
-    return ChangePlan(snapshot.revision, new, (Change(status, f"view {target}", reason, readers),))
-
-
-def named_by(snapshot: RegistrySnapshot, ref: ViewRef) -> Iterator[str]:
-    """Say which services and on-demand views would break without a frozen version."""
-    for name, service in snapshot.document.services.items():
-        if _reads_version(service.features, ref):
-            yield f"service {name} selects it"
-    for view, record in snapshot.view_versions():
-        if record.status != "retired" and _reads_version(record.inputs, ref):
-            yield f"{view} computes from it"
+    new, change = _with_status(snapshot.document, target, status, reason)
+    taken = _taken_by_retiring(snapshot.document, [target], str(target), f"retire {target}")
+    return ChangePlan(snapshot.revision, new, (change,), taken=taken if status == "retired" else None)
 
 
 def switch_layout(snapshot: RegistrySnapshot, ref: ViewRef, filled: int) -> ChangePlan:
@@ -354,9 +363,20 @@ def _meaning_changes(old: ViewRecord, new: ViewRecord) -> Iterator[str]:
         for name in dict.fromkeys((*before, *after)):
             if before.get(name) != after.get(name):
                 yield f"source {name}: {before.get(name)!s:.60} -> {after.get(name)!s:.60}"
+    yield from _input_changes(old, new)
     for feature in old.features:
         known = new.feature(feature.name)
         yield from _feature_changes(feature, known) if known else (f"{feature.name}: removed",)
+
+
+def _input_changes(old: ViewRecord, new: ViewRecord) -> Iterator[str]:
+    """Say what an on-demand view is computed from now, and from what before."""
+    before, after = (
+        dict(record.request) | {FeatureRef.parse(text).feature: text for text in record.inputs} for record in (old, new)
+    )
+    for name in dict.fromkeys((*before, *after)):
+        if before.get(name) != after.get(name):
+            yield f"input {name}: {before.get(name, 'none')} -> {after.get(name, 'none')}"
 
 
 def _shown(name: str, value: Any) -> str:
@@ -394,12 +414,85 @@ def _changed_objects(kind: str, old: Mapping[str, Any], new: Mapping[str, Any]) 
             yield Change("update", f"{kind} {name}", ", ".join(different))
 
 
-def _notes(old: Document, defined: Mapping[type, list[Any]]) -> Iterator[str]:
+def _notes(old: Document, defined: Mapping[type, list[Any]], remove: Sequence[str]) -> Iterator[str]:
     """Say what is registered and no longer in the file: it stays."""
     views = {view.name for view in (*defined[FeatureView], *defined[OnDemandFeatureView])}
-    for name in sorted(set(old.views) - views):
+    for name in sorted({*old.views} - views - {*remove}):
         if any(record.status != "retired" for record in old.views[name].versions.values()):
-            yield f"view {name} is not in the file any more and stays; `featurestore retire {name}` takes it away"
+            yield f"view {name} is not in the file any more and stays; `featurestore apply --remove {name}` takes it away"
+
+
+def _removing(plan: ChangePlan, remove: Sequence[str], defined: Collection[str]) -> ChangePlan:
+    """Add to a plan that every version of some views is retired."""
+    document, changes, refs = plan.document, plan.changes, []
+    for name in remove:
+        if name in defined:
+            raise DefinitionError(f"View '{name}' is still defined.", repair="Take it out of the file first.")
+        if name not in document.views:
+            raise NotFoundError.of("view", name, document.views)
+        for number, record in document.views[name].versions.items():
+            if record.status != "retired":
+                refs.append(ViewRef(name, number))
+                document, change = _with_status(document, refs[-1], "retired", "it left the file")
+                changes += (change,)
+    names = ", ".join(remove)
+    taken = _taken_by_retiring(document, refs, names, " ".join(("apply", *(f"--remove {name}" for name in remove))))
+    return replace(plan, document=document, changes=changes, taken=taken if refs else None)
+
+
+def _with_status(document: Document, ref: ViewRef, status: str, reason: str) -> tuple[Document, Change]:
+    record = document.views[ref.view].versions[ref.version or 0]
+    new = replace_version(document, ref, msgspec.structs.replace(record, status=status))
+    readers = tuple(sorted(name for name, c in new.consumers.items() if _reads_version(c.reads, ref)))
+    return new, Change(status, f"view {ref}", reason, readers)
+
+
+def _taken_by_retiring(document: Document, refs: Sequence[ViewRef], what: str, command: str) -> Taken:
+    """Return what a retirement takes: every feature of the versions, from everybody."""
+    features = {f"{ref}:{f.name}" for ref in refs for f in document.views[ref.view].versions[ref.version or 0].features}
+    named = tuple(fact for ref in refs for fact in _named_by(document, ref, {*map(str, refs)}))
+    cadence = max((c.cadence_days or 0 for c in document.consumers.values() if features & {*c.reads}), default=0)
+    return Taken(what, frozenset(features), named, cadence_days=cadence, command=command)
+
+
+def _named_by(document: Document, ref: ViewRef, going: Collection[str]) -> Iterator[str]:
+    """Say which services, on-demand views and consumers would break without a frozen version; what goes as well does not count."""
+    for name, service in document.services.items():
+        if _reads_version(service.features, ref):
+            yield f"service {name} selects it"
+    for view, record in RegistrySnapshot(document).view_versions():
+        if record.status != "retired" and str(view) not in going and _reads_version(record.inputs, ref):
+            yield f"{view} computes from it"
+    for name, consumer in document.consumers.items():
+        if _reads_version(consumer.reads, ref):
+            yield f"{name} declares it"
+
+
+def _taken_by_promoting(old: Document, new: Document, target: ViewRef, named: Collection[str]) -> Taken | None:
+    """Return what a promotion takes: what a reference without a version meant, and what a consumer that is not named was frozen to."""
+    was = ViewRef(target.view, old.views[target.view].current)
+    before, after = (RegistrySnapshot(old).view(ref) for ref in (was, target))
+    changed = {f"{was}:{f.name}" for f in before.features if _fingerprint(after, f.name) != f.fingerprint}
+    kept = {name: _with_inputs(new, consumer.reads) for name, consumer in new.consumers.items()}
+    moved = [name for name, c in old.consumers.items() if name not in named and c.reads != new.consumers[name].reads]
+    if not changed and not moved:
+        return None
+    facts = tuple(f"{name} would be moved through a service and is not named" for name in moved)
+    command = " ".join(("promote", str(target), *(f"--move {name}" for name in (*named, *moved))))
+    kept |= {name: frozenset(changed) for name in named}
+    return Taken(str(was), frozenset(changed), facts, kept=kept, command=command)
+
+
+def _fingerprint(view: ViewRecord, feature: str) -> str | None:
+    record = view.feature(feature)
+    return record.fingerprint if record else None
+
+
+def _with_inputs(document: Document, refs: Iterable[str]) -> frozenset[str]:
+    """Return references and what the on-demand ones among them are computed from: reading them reads that too."""
+    snapshot = RegistrySnapshot(document)
+    views = [snapshot.view(FeatureRef.parse(ref).view_ref) for ref in refs]
+    return frozenset(refs).union(*(view.inputs for view in views))
 
 
 def _moved(refs: Iterable[str], target: ViewRef, record: ViewRecord, who: str) -> tuple[str, ...]:
@@ -420,6 +513,14 @@ def _moved(refs: Iterable[str], target: ViewRef, record: ViewRecord, who: str) -
 def _through(consumer: ConsumerRecord, services: Mapping[str, ServiceRecord]) -> list[str]:
     """Return what a consumer reads through services, without roles."""
     return [str(FeatureRef.parse(ref).plain()) for name in consumer.services for ref in services[name].features]
+
+
+def _direct(consumer: ConsumerRecord, services: Mapping[str, ServiceRecord]) -> tuple[str, ...]:
+    """Return what a consumer selects itself; where an older program did not keep it, what no service of it says."""
+    if consumer.direct is not None:
+        return consumer.direct
+    through = _through(consumer, services)
+    return tuple(ref for ref in consumer.reads if ref not in through)
 
 
 def _check_through(key: str, consumer: ConsumerRecord, services: Mapping[str, ServiceRecord], target: ViewRef) -> None:

@@ -133,7 +133,11 @@ class Resolver:
         kept = [FeatureRef.parse(ref) for ref in known.reads] if known else []
         services = tuple(self._service_names(consumer))
         through = [FeatureRef.parse(ref).plain() for name in services for ref in self.services[name].features]
-        directly = {ref.view for ref in kept if ref not in through}
+        own = [ref for ref in kept if ref not in through]
+        if known and known.direct is not None:
+            own = [FeatureRef.parse(ref) for ref in known.direct]
+        directly = {ref.view for ref in own}
+        kept = [*(ref for ref in kept if ref.view not in directly), *own]
         plain = [_plain(item) for item in select(self._direct_reads(consumer))]
         selected = (item if item.ref.view in directly else _at_kept(item, kept) for item in plain)
         direct = self.freeze(selected, kept, place=consumer.key)
@@ -145,6 +149,7 @@ class Resolver:
             kind=consumer.kind,  # type: ignore[arg-type]  # a ClassVar of one of the literals
             name=consumer.name,
             reads=tuple(dict.fromkeys(str(ref) for ref in (*through, *direct))),
+            direct=tuple(map(str, direct)),
             services=services,
             writes=tuple(self._frozen_writes(consumer, known)),
             environment=consumer.environment,
@@ -212,14 +217,18 @@ class Resolver:
                 ref = ViewRef(name, number)
                 self._put(ref, self._extended(ref, known.versions[number], candidate))
                 return ref
-        newest = max(known.versions)
-        ref = ViewRef(name, newest + 1)
-        self._put(ref, self._born(_linked(candidate, ViewRef(name, newest), known.versions[newest])))
+        ref = ViewRef(name, max(known.versions) + 1)
+        self._put(ref, self._born(_linked(candidate, name, known.versions)))
         return ref
 
     def _put(self, ref: ViewRef, record: ViewRecord) -> None:
+        """Put a version; who may read a view undeclared is said of the view, so older versions that are live follow."""
         known = self.views[ref.view]
-        self.views[ref.view] = msgspec.structs.replace(known, versions={**known.versions, ref.version or 0: record})
+        versions = {
+            number: old if old.status == "retired" else msgspec.structs.replace(old, access=record.access)
+            for number, old in known.versions.items()
+        }
+        self.views[ref.view] = msgspec.structs.replace(known, versions={**versions, ref.version or 0: record})
 
     def _born(self, candidate: ViewRecord) -> ViewRecord:
         return msgspec.structs.replace(candidate, created_revision=self.snapshot.revision + 1)
@@ -471,15 +480,19 @@ def _as_declared(feature: Feature, expression: Expression) -> Expression:
     return expression if have == wanted else cast(expression, wanted)
 
 
-def _linked(candidate: ViewRecord, ref: ViewRef, old: ViewRecord) -> ViewRecord:
-    """Link the features that did not change to the version before."""
-    before = {f.name: f for f in old.features}
+def _linked(candidate: ViewRecord, name: str, before: Mapping[int, ViewRecord]) -> ViewRecord:
+    """Link the features that mean what they meant in an earlier version, the newest such first."""
     linked = []
     for feature in candidate.features:
-        known = before.get(feature.name)
-        same = known is not None and known.fingerprint == feature.fingerprint
-        origin = (known.same_as or str(ref.feature(feature.name))) if same and known else None
-        linked.append(msgspec.structs.replace(feature, same_as=origin))
+        known = (
+            (ViewRef(name, number), before[number].feature(feature.name)) for number in sorted(before, reverse=True)
+        )
+        same = (
+            old.same_as or str(ref.feature(old.name))
+            for ref, old in known
+            if old and old.fingerprint == feature.fingerprint
+        )
+        linked.append(msgspec.structs.replace(feature, same_as=next(same, None)))
     return msgspec.structs.replace(candidate, features=tuple(linked))
 
 

@@ -181,11 +181,25 @@ class ViewRecord(Record, frozen=True):
         return max(feature.layout for feature in self.features)
 
 
+class RolloutRecord(Record, frozen=True):
+    """A version that is on its way to be current.
+
+    ``canary``: a `share` of the keys, from 0 to 1, reads version `to` already. ``shadow``: it is read as well and compared, and nobody gets
+    it. Both are for online reads without a version, and for reads of the services that are about to be moved.
+    """
+
+    to: int
+    kind: Literal["canary", "shadow"]
+    share: float = 0.0
+    moves: tuple[str, ...] = ()
+
+
 class ViewVersions(Record, frozen=True):
     """All versions of a view; `current` is what a reference without a version means."""
 
     current: int
     versions: dict[int, ViewRecord]
+    rollout: RolloutRecord | None = None
 
 
 class AliasRecord(Record, frozen=True):
@@ -206,12 +220,13 @@ class ServiceRecord(Record, frozen=True):
 
 
 class ConsumerRecord(Record, frozen=True):
-    """A consumer and its manifest, frozen to feature versions."""
+    """A consumer and its manifest, frozen to feature versions; `direct` are the reads that it selects itself, null where it is not kept."""
 
     kind: Literal["model", "job", "service", "dashboard", "person"]
     name: str
     version: str | None = None
     reads: tuple[str, ...] = ()
+    direct: tuple[str, ...] | None = None
     services: tuple[str, ...] = ()
     writes: tuple[str, ...] = ()
     dataset: str | None = None

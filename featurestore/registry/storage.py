@@ -51,6 +51,16 @@ class LoggedChange:
     detail: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class LoggedCommit:
+    """Who committed when, in microseconds since 1970 UTC, and the message."""
+
+    revision: int
+    committed_at: int
+    principal: str
+    message: str
+
+
 def open_registry(url: str | Path, *, project: str = "default") -> Registry:
     """Open the registry database, creating or migrating it if needed.
 
@@ -153,9 +163,24 @@ class Registry(AbstractContextManager["Registry"]):
 
     def log(self, *, since: int = 0) -> list[tuple[int, LoggedChange]]:
         """Return the change log after a revision, oldest first, as (revision, change)."""
-        query = sa.select(changes).where(changes.c.revision > since).order_by(changes.c.revision, changes.c.position)
+        return [(commit.revision, change) for commit, change in self.history(since=since)]
+
+    def history(self, *, since: int = 0) -> list[tuple[LoggedCommit, LoggedChange]]:
+        """Return the change log after a revision, oldest first, each line with the commit that did it."""
+        query = (
+            sa.select(changes, commits.c.committed_at, commits.c.principal, commits.c.message)
+            .join(commits, commits.c.revision == changes.c.revision)
+            .where(changes.c.revision > since)
+            .order_by(changes.c.revision, changes.c.position)
+        )
         with self.engine.connect() as connection:
-            return [(row.revision, LoggedChange(row.kind, row.object, row.detail)) for row in connection.execute(query)]
+            return [
+                (
+                    LoggedCommit(row.revision, row.committed_at, row.principal, row.message),
+                    LoggedChange(row.kind, row.object, row.detail),
+                )
+                for row in connection.execute(query)
+            ]
 
     def credentials(self) -> Credentials:
         """Return all tokens (hashed) and bindings."""

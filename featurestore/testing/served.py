@@ -19,6 +19,7 @@ import grpc
 
 from featurestore.audit import UsageWriter, collect
 from featurestore.client import SERVICE, Client, texts
+from featurestore.config import system_clock
 from featurestore.definitions import (
     Definition,
     Entity,
@@ -42,7 +43,7 @@ from featurestore.serving.ports import shared_socket
 from featurestore.serving.settings import METRICS, ServeSettings, TlsFiles
 from featurestore.serving.training_handlers import TrainingHandlers
 from featurestore.serving.writer_handlers import WriterHandlers
-from featurestore.store import FeatureStore, system_clock
+from featurestore.store import FeatureStore
 
 HOUR = timedelta(hours=1) // timedelta(microseconds=1)
 ECHO = "featurestore.testing.Echo"

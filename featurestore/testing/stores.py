@@ -6,20 +6,29 @@ A backend's tests are one class and one line::
         factories = [open_redis_for_test]
 
 A factory takes an empty folder and returns an open store; called again with the same folder, it returns a store with the same content.
+A store whose snapshots stay as they were takes `IsolatedStoreSuite` in its place.
 """
 
 from __future__ import annotations
 
+import random
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
+import pyarrow as pa
 import pytest
 
+from featurestore.lanes import to_lane
+from featurestore.online.codec import RowLayout
+from featurestore.online.rows import put_rows
 from featurestore.online.store import TABLES, Head, OnlineStore, Transaction, read_head, write_head
+from featurestore.rows import CREATED, EVENT, SEQ
+from featurestore.types import DType
 
 Factory = Callable[[Path], OnlineStore]
 
@@ -77,19 +86,6 @@ class OnlineStoreSuite:
             assert transaction.get("meta", b"key") is None
         with store.read() as snapshot:
             assert snapshot.get("meta", b"key") is None
-
-    def test_a_snapshot_stays_as_it_was(self, store: OnlineStore) -> None:
-        """A reader neither waits for a writer nor sees half of what it does."""
-        with store.write() as transaction:
-            transaction.put("rows", b"key", b"before")
-        with store.read() as snapshot:
-            with store.write() as transaction:
-                transaction.put("rows", b"key", b"after")
-                assert transaction.get("rows", b"key") == b"after"
-                assert snapshot.get("rows", b"key") == b"before"
-            assert snapshot.get("rows", b"key") == b"before"
-        with store.read() as snapshot:
-            assert snapshot.get("rows", b"key") == b"after"
 
     def test_an_error_undoes_the_whole_write(self, store: OnlineStore) -> None:
         """Nothing of a failed transaction is there, and the next one works."""
@@ -160,6 +156,86 @@ class OnlineStoreSuite:
             transaction.put("pages", key, b"page")
         with store.read() as snapshot:
             assert snapshot.multi_get("pages", key[:4], [key[4:]]) == [b"page"]
+
+    def test_the_greatest_row_stays_however_rows_are_delivered(self, store: OnlineStore) -> None:
+        """In any order, again and again, one by one or together: what stays is the greatest (event, created, seq) of each entity."""
+        layout = RowLayout.of([("value", DType("int64"))])
+        rows = [(key, event, created, seq) for seq, (key, event, created) in enumerate(_TIED, 1)]
+        greatest = {key: max((r for r in rows if r[0] == key), key=_order) for key, *_ in rows}
+        for seed in range(12):
+            draw = random.Random(seed)  # noqa: S311  # a test draws the same each time
+            prefix = seed.to_bytes(4, "big")
+            delivered = draw.sample(rows, len(rows)) + draw.choices(rows, k=4)
+            while delivered:
+                batch, delivered = delivered[:3], delivered[draw.randint(1, 3) :]
+                with store.write() as transaction:
+                    put_rows(transaction, prefix, layout, [row[0] for row in batch], _accepted(batch))
+            with store.read() as snapshot:
+                stored = snapshot.multi_get("rows", prefix, list(greatest))
+            assert stored == layout.encode(
+                np.array([row[1] for row in greatest.values()]),
+                [to_lane(pa.array([row[3] for row in greatest.values()]), DType("int64"))],
+            )
+
+    def test_it_does_what_a_dict_does(self, store: OnlineStore) -> None:
+        """Puts, deletes, scans and undone parts in random order leave what they leave in a dict."""
+        draw = random.Random(7)  # noqa: S311  # likewise
+        model: dict[bytes, bytes] = {}
+        for step in range(60):
+            undone = draw.random() < 0.2
+            with suppress(ZeroDivisionError), store.write() as transaction:
+                changed = dict(model)
+                for _ in range(draw.randint(1, 5)):
+                    name = bytes(draw.choices(b"\x00a*[\xff", k=draw.randint(1, 3)))
+                    if draw.random() < 0.3:
+                        transaction.delete("parked", name)
+                        changed.pop(name, None)
+                    else:
+                        transaction.put("parked", name, str(step).encode())
+                        changed[name] = str(step).encode()
+                first, until = sorted([bytes([draw.randrange(256)]), bytes([draw.randrange(256)])])
+                inside = sorted((k, v) for k, v in changed.items() if first <= k < until)
+                assert list(transaction.scan("parked", first, until)) == inside
+                if undone:
+                    raise ZeroDivisionError
+                model = changed
+            with store.read() as snapshot:
+                assert list(snapshot.scan("parked", b"", b"\xff" * 9)) == sorted(model.items())
+
+
+class IsolatedStoreSuite(OnlineStoreSuite):
+    """What a store promises besides whose snapshots are of one moment, however long they last."""
+
+    def test_a_snapshot_stays_as_it_was(self, store: OnlineStore) -> None:
+        """A reader neither waits for a writer nor sees half of what it does."""
+        with store.write() as transaction:
+            transaction.put("rows", b"key", b"before")
+        with store.read() as snapshot:
+            with store.write() as transaction:
+                transaction.put("rows", b"key", b"after")
+                assert transaction.get("rows", b"key") == b"after"
+                assert snapshot.get("rows", b"key") == b"before"
+            assert snapshot.get("rows", b"key") == b"before"
+        with store.read() as snapshot:
+            assert snapshot.get("rows", b"key") == b"after"
+
+
+_TIED = [
+    (b"a", 10, 5), (b"a", 10, 7), (b"a", 10, 7), (b"a", 9, 99), (b"b", -3, None), (b"b", -3, -(1 << 40)), (b"b", -4, 1 << 60),
+    (b"c", 1 << 52, None), (b"c", (1 << 52) + 1, None), (b"c", 1 << 52, 1),
+]  # fmt: skip
+
+
+def _order(row: tuple[bytes, int, int | None, int]) -> tuple[int, float, int]:
+    _, event, created, seq = row
+    return event, float("-inf") if created is None else created, seq
+
+
+def _accepted(rows: Sequence[tuple[bytes, int, int | None, int]]) -> pa.Table:
+    instant = pa.timestamp("us", "UTC")
+    _, events, created, seqs = zip(*rows, strict=True)
+    columns = {EVENT: pa.array(events, instant), CREATED: pa.array(created, instant), SEQ: pa.array(seqs, pa.int64())}
+    return pa.table({**columns, "value": pa.array(seqs, pa.int64())})
 
 
 def _fail_in_a_part(transaction: Transaction) -> None:

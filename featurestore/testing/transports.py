@@ -32,6 +32,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from featurestore.client import SERVICE, AsyncClient
 from featurestore.errors import (
     AccessDeniedError,
+    DeadlineExceededError,
     FailedPreconditionError,
     InvalidArgumentError,
     NotFoundError,
@@ -224,6 +225,33 @@ class TransportSuite:
             assert pa.ipc.open_stream(raw).read_all().column_names == [*spine.column_names, "temp"]
             empty = client.get_historical_features(spine.slice(0, 0), "delay_model").to_arrow()
             assert empty.schema == expected.to_arrow().schema
+
+    def test_asynchronous_training_read(self, server: ServedProject) -> None:
+        """The asynchronous client gets the same set, whole or batch by batch, and the loop does other things meanwhile."""
+        spine = pa.table(
+            {"origin": ["JFK", "XXX"] * 60_000, "event_timestamp": [datetime(2024, 1, 1, tzinfo=UTC)] * 120_000}
+        )
+        server.fold()
+        expected = server.store.get_historical_features(spine, "delay_model").to_arrow()
+
+        async def use() -> None:
+            async with AsyncClient(server.target, timeout=20.0, token="", consumer="") as client:
+                training = client.get_historical_features(spine, "delay_model")
+                assert (await training.to_arrow()).equals(expected)
+                assert training.report["rows"] == training.rows == 120_000
+                training, status = client.get_historical_features(spine, "delay_model", timeout=60), None
+                batches = []
+                async for batch in training.batches():
+                    batches.append(batch)
+                    status = status or await client.status()
+                assert pa.Table.from_batches(batches).equals(expected)
+                assert training.report["views"]
+                with pytest.raises(NotFoundError, match="Did you mean 'weather'"):
+                    await client.get_historical_features(spine, ["wether:temp"]).to_arrow()
+                with pytest.raises(DeadlineExceededError):
+                    await client.get_historical_features(spine, "delay_model", timeout=0.001).to_arrow()
+
+        asyncio.run(use())
 
     def test_training_read_that_cannot_be_answered(self, server: ServedProject) -> None:
         """What is wrong with a training read is said as the store itself says it."""

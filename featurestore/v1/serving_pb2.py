@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x66\x65\x61turestore/v1/serving.proto\x12\x0f\x66\x65\x61turestore.v1\"N\n\rSchemaRequest\x12\x0f\n\x07service\x18\x01 \x01(\t\x12\x10\n\x08\x66\x65\x61tures\x18\x02 \x03(\t\x12\x1a\n\x12\x66ull_feature_names\x18\x03 \x01(\x08\"C\n\x06KeySet\x12\x0e\n\x06\x65ntity\x18\x01 \x01(\t\x12)\n\x06\x66ields\x18\x02 \x03(\x0b\x32\x19.featurestore.v1.KeyField\")\n\x08KeyField\x12\x0e\n\x06\x63olumn\x18\x01 \x01(\t\x12\r\n\x05\x64type\x18\x02 \x01(\t\"k\n\nViewSchema\x12\x0b\n\x03ref\x18\x01 \x01(\t\x12\x0f\n\x07key_set\x18\x02 \x01(\r\x12\x0b\n\x03ttl\x18\x03 \x01(\x12\x12\x0f\n\x07\x64oubles\x18\x04 \x01(\r\x12\x10\n\x08integers\x18\x05 \x01(\r\x12\x0f\n\x07strings\x18\x06 \x01(\r\"q\n\rFeatureSchema\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03ref\x18\x02 \x01(\t\x12\r\n\x05\x64type\x18\x03 \x01(\t\x12\x0c\n\x04view\x18\x04 \x01(\r\x12\x0c\n\x04lane\x18\x05 \x01(\t\x12\r\n\x05index\x18\x06 \x01(\r\x12\x0b\n\x03\x62it\x18\x07 \x01(\r\"\xf9\x01\n\x06Schema\x12\x13\n\x0b\x66ingerprint\x18\x01 \x01(\x0c\x12)\n\x08key_sets\x18\x02 \x03(\x0b\x32\x17.featurestore.v1.KeySet\x12*\n\x05views\x18\x03 \x03(\x0b\x32\x1b.featurestore.v1.ViewSchema\x12\x30\n\x08\x66\x65\x61tures\x18\x04 \x03(\x0b\x32\x1e.featurestore.v1.FeatureSchema\x12*\n\x07request\x18\x05 \x03(\x0b\x32\x19.featurestore.v1.KeyField\x12\x10\n\x08revision\x18\x06 \x01(\x04\x12\x13\n\x0bstream_port\x18\x07 \x01(\r\"Y\n\x06\x43olumn\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08integers\x18\x02 \x03(\x10\x12\x0f\n\x07\x64oubles\x18\x03 \x03(\x01\x12\x0f\n\x07strings\x18\x04 \x03(\x0c\x12\r\n\x05nulls\x18\x05 \x03(\r\"E\n\x0bReadRequest\x12\x0c\n\x04plan\x18\x01 \x01(\x0c\x12(\n\x07\x63olumns\x18\x02 \x03(\x0b\x32\x17.featurestore.v1.Column\"w\n\x03Row\x12\x12\n\nevent_time\x18\x01 \x01(\x10\x12\r\n\x05state\x18\x02 \x01(\x07\x12\x11\n\x05nulls\x18\x03 \x03(\x06\x42\x02\x10\x01\x12\x13\n\x07\x64oubles\x18\x04 \x03(\x01\x42\x02\x10\x01\x12\x14\n\x08integers\x18\x05 \x03(\x10\x42\x02\x10\x01\x12\x0f\n\x07strings\x18\x06 \x03(\x0c\".\n\x08ViewRows\x12\"\n\x04rows\x18\x01 \x03(\x0b\x32\x14.featurestore.v1.Row\"X\n\x0cReadResponse\x12(\n\x05views\x18\x01 \x03(\x0b\x32\x19.featurestore.v1.ViewRows\x12\x0c\n\x04time\x18\x02 \x01(\x10\x12\x10\n\x08position\x18\x03 \x01(\x06\"\"\n\x12WriteSchemaRequest\x12\x0c\n\x04view\x18\x01 \x01(\t\"G\n\x0bWriteSchema\x12\x0c\n\x04view\x18\x01 \x01(\t\x12*\n\x07\x63olumns\x18\x02 \x03(\x0b\x32\x19.featurestore.v1.KeyField\"X\n\x0cWriteRequest\x12\x0c\n\x04view\x18\x01 \x01(\t\x12(\n\x07\x63olumns\x18\x02 \x03(\x0b\x32\x17.featurestore.v1.Column\x12\x10\n\x08write_id\x18\x03 \x01(\x0c\"|\n\nWriteReply\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x04\x12\x15\n\rrepeated_rows\x18\x02 \x01(\x04\x12\x0e\n\x06parked\x18\x03 \x01(\x04\x12\x11\n\tfirst_seq\x18\x04 \x01(\x06\x12\x10\n\x08last_seq\x18\x05 \x01(\x06\x12\x10\n\x08warnings\x18\x06 \x03(\t\"\x96\x01\n\x0bTrainingAsk\x12\x0f\n\x07service\x18\x01 \x01(\t\x12\x10\n\x08\x66\x65\x61tures\x18\x02 \x03(\t\x12\x1a\n\x12\x66ull_feature_names\x18\x03 \x01(\x08\x12\x11\n\ttimestamp\x18\x04 \x01(\t\x12\x11\n\tknowledge\x18\x05 \x01(\t\x12\x10\n\x08position\x18\x06 \x01(\x06\x12\x10\n\x08revision\x18\x07 \x01(\x04\"K\n\x0fTrainingRequest\x12)\n\x03\x61sk\x18\x01 \x01(\x0b\x32\x1c.featurestore.v1.TrainingAsk\x12\r\n\x05spine\x18\x02 \x01(\x0c\";\n\x0cTrainingPart\x12\x0c\n\x04rows\x18\x01 \x01(\x0c\x12\r\n\x05\x63ount\x18\x02 \x01(\x04\x12\x0e\n\x06report\x18\x03 \x01(\t\"#\n\x13\x41\x64vanceClockRequest\x12\x0c\n\x04time\x18\x01 \x01(\x10\"%\n\x05\x43lock\x12\x0c\n\x04time\x18\x01 \x01(\x10\x12\x0e\n\x06replay\x18\x02 \x01(\x08\"\x0f\n\rStatusRequest\"\x9b\x01\n\x0cServerStatus\x12%\n\x05\x63lock\x18\x01 \x01(\x0b\x32\x16.featurestore.v1.Clock\x12\x10\n\x08revision\x18\x02 \x01(\x04\x12\x0f\n\x07project\x18\x03 \x01(\t\x12\x13\n\x0b\x65nvironment\x18\x04 \x01(\t\x12\x17\n\x0finternal_errors\x18\x05 \x01(\x04\x12\x13\n\x0bstream_port\x18\x06 \x01(\r*.\n\x05State\x12\t\n\x05\x46OUND\x10\x00\x12\r\n\tNOT_FOUND\x10\x01\x12\x0b\n\x07\x45XPIRED\x10\x02\x32\xe0\x05\n\x0c\x46\x65\x61tureStore\x12\x44\n\tGetSchema\x12\x1e.featurestore.v1.SchemaRequest\x1a\x17.featurestore.v1.Schema\x12P\n\x11GetOnlineFeatures\x12\x1c.featurestore.v1.ReadRequest\x1a\x1d.featurestore.v1.ReadResponse\x12S\n\x0eGetWriteSchema\x12#.featurestore.v1.WriteSchemaRequest\x1a\x1c.featurestore.v1.WriteSchema\x12\x43\n\x05Write\x12\x1d.featurestore.v1.WriteRequest\x1a\x1b.featurestore.v1.WriteReply\x12L\n\x0c\x41\x64vanceClock\x12$.featurestore.v1.AdvanceClockRequest\x1a\x16.featurestore.v1.Clock\x12W\n\x14StreamOnlineFeatures\x12\x1c.featurestore.v1.ReadRequest\x1a\x1d.featurestore.v1.ReadResponse(\x01\x30\x01\x12M\n\x0bStreamWrite\x12\x1d.featurestore.v1.WriteRequest\x1a\x1b.featurestore.v1.WriteReply(\x01\x30\x01\x12\\\n\x15GetHistoricalFeatures\x12 .featurestore.v1.TrainingRequest\x1a\x1d.featurestore.v1.TrainingPart(\x01\x30\x01\x12J\n\tGetStatus\x12\x1e.featurestore.v1.StatusRequest\x1a\x1d.featurestore.v1.ServerStatusb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x66\x65\x61turestore/v1/serving.proto\x12\x0f\x66\x65\x61turestore.v1\"N\n\rSchemaRequest\x12\x0f\n\x07service\x18\x01 \x01(\t\x12\x10\n\x08\x66\x65\x61tures\x18\x02 \x03(\t\x12\x1a\n\x12\x66ull_feature_names\x18\x03 \x01(\x08\"C\n\x06KeySet\x12\x0e\n\x06\x65ntity\x18\x01 \x01(\t\x12)\n\x06\x66ields\x18\x02 \x03(\x0b\x32\x19.featurestore.v1.KeyField\")\n\x08KeyField\x12\x0e\n\x06\x63olumn\x18\x01 \x01(\t\x12\r\n\x05\x64type\x18\x02 \x01(\t\"k\n\nViewSchema\x12\x0b\n\x03ref\x18\x01 \x01(\t\x12\x0f\n\x07key_set\x18\x02 \x01(\r\x12\x0b\n\x03ttl\x18\x03 \x01(\x12\x12\x0f\n\x07\x64oubles\x18\x04 \x01(\r\x12\x10\n\x08integers\x18\x05 \x01(\r\x12\x0f\n\x07strings\x18\x06 \x01(\r\"q\n\rFeatureSchema\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03ref\x18\x02 \x01(\t\x12\r\n\x05\x64type\x18\x03 \x01(\t\x12\x0c\n\x04view\x18\x04 \x01(\r\x12\x0c\n\x04lane\x18\x05 \x01(\t\x12\r\n\x05index\x18\x06 \x01(\r\x12\x0b\n\x03\x62it\x18\x07 \x01(\r\"\xf9\x01\n\x06Schema\x12\x13\n\x0b\x66ingerprint\x18\x01 \x01(\x0c\x12)\n\x08key_sets\x18\x02 \x03(\x0b\x32\x17.featurestore.v1.KeySet\x12*\n\x05views\x18\x03 \x03(\x0b\x32\x1b.featurestore.v1.ViewSchema\x12\x30\n\x08\x66\x65\x61tures\x18\x04 \x03(\x0b\x32\x1e.featurestore.v1.FeatureSchema\x12*\n\x07request\x18\x05 \x03(\x0b\x32\x19.featurestore.v1.KeyField\x12\x10\n\x08revision\x18\x06 \x01(\x04\x12\x13\n\x0bstream_port\x18\x07 \x01(\r\"Y\n\x06\x43olumn\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08integers\x18\x02 \x03(\x10\x12\x0f\n\x07\x64oubles\x18\x03 \x03(\x01\x12\x0f\n\x07strings\x18\x04 \x03(\x0c\x12\r\n\x05nulls\x18\x05 \x03(\r\"E\n\x0bReadRequest\x12\x0c\n\x04plan\x18\x01 \x01(\x0c\x12(\n\x07\x63olumns\x18\x02 \x03(\x0b\x32\x17.featurestore.v1.Column\"w\n\x03Row\x12\x12\n\nevent_time\x18\x01 \x01(\x10\x12\r\n\x05state\x18\x02 \x01(\x07\x12\x11\n\x05nulls\x18\x03 \x03(\x06\x42\x02\x10\x01\x12\x13\n\x07\x64oubles\x18\x04 \x03(\x01\x42\x02\x10\x01\x12\x14\n\x08integers\x18\x05 \x03(\x10\x42\x02\x10\x01\x12\x0f\n\x07strings\x18\x06 \x03(\x0c\".\n\x08ViewRows\x12\"\n\x04rows\x18\x01 \x03(\x0b\x32\x14.featurestore.v1.Row\"\x83\x01\n\x0cReadResponse\x12(\n\x05views\x18\x01 \x03(\x0b\x32\x19.featurestore.v1.ViewRows\x12\x0c\n\x04time\x18\x02 \x01(\x10\x12\x10\n\x08position\x18\x03 \x01(\x06\x12)\n\x05moved\x18\x04 \x03(\x0b\x32\x1a.featurestore.v1.MovedKeys\"4\n\tMovedKeys\x12\x0c\n\x04view\x18\x01 \x01(\r\x12\x0b\n\x03ref\x18\x02 \x01(\t\x12\x0c\n\x04keys\x18\x03 \x01(\x0c\"\"\n\x12WriteSchemaRequest\x12\x0c\n\x04view\x18\x01 \x01(\t\"G\n\x0bWriteSchema\x12\x0c\n\x04view\x18\x01 \x01(\t\x12*\n\x07\x63olumns\x18\x02 \x03(\x0b\x32\x19.featurestore.v1.KeyField\"X\n\x0cWriteRequest\x12\x0c\n\x04view\x18\x01 \x01(\t\x12(\n\x07\x63olumns\x18\x02 \x03(\x0b\x32\x17.featurestore.v1.Column\x12\x10\n\x08write_id\x18\x03 \x01(\x0c\"|\n\nWriteReply\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x04\x12\x15\n\rrepeated_rows\x18\x02 \x01(\x04\x12\x0e\n\x06parked\x18\x03 \x01(\x04\x12\x11\n\tfirst_seq\x18\x04 \x01(\x06\x12\x10\n\x08last_seq\x18\x05 \x01(\x06\x12\x10\n\x08warnings\x18\x06 \x03(\t\"\x96\x01\n\x0bTrainingAsk\x12\x0f\n\x07service\x18\x01 \x01(\t\x12\x10\n\x08\x66\x65\x61tures\x18\x02 \x03(\t\x12\x1a\n\x12\x66ull_feature_names\x18\x03 \x01(\x08\x12\x11\n\ttimestamp\x18\x04 \x01(\t\x12\x11\n\tknowledge\x18\x05 \x01(\t\x12\x10\n\x08position\x18\x06 \x01(\x06\x12\x10\n\x08revision\x18\x07 \x01(\x04\"K\n\x0fTrainingRequest\x12)\n\x03\x61sk\x18\x01 \x01(\x0b\x32\x1c.featurestore.v1.TrainingAsk\x12\r\n\x05spine\x18\x02 \x01(\x0c\";\n\x0cTrainingPart\x12\x0c\n\x04rows\x18\x01 \x01(\x0c\x12\r\n\x05\x63ount\x18\x02 \x01(\x04\x12\x0e\n\x06report\x18\x03 \x01(\t\"#\n\x13\x41\x64vanceClockRequest\x12\x0c\n\x04time\x18\x01 \x01(\x10\"%\n\x05\x43lock\x12\x0c\n\x04time\x18\x01 \x01(\x10\x12\x0e\n\x06replay\x18\x02 \x01(\x08\"\x0f\n\rStatusRequest\"\x9b\x01\n\x0cServerStatus\x12%\n\x05\x63lock\x18\x01 \x01(\x0b\x32\x16.featurestore.v1.Clock\x12\x10\n\x08revision\x18\x02 \x01(\x04\x12\x0f\n\x07project\x18\x03 \x01(\t\x12\x13\n\x0b\x65nvironment\x18\x04 \x01(\t\x12\x17\n\x0finternal_errors\x18\x05 \x01(\x04\x12\x13\n\x0bstream_port\x18\x06 \x01(\r*.\n\x05State\x12\t\n\x05\x46OUND\x10\x00\x12\r\n\tNOT_FOUND\x10\x01\x12\x0b\n\x07\x45XPIRED\x10\x02\x32\xe0\x05\n\x0c\x46\x65\x61tureStore\x12\x44\n\tGetSchema\x12\x1e.featurestore.v1.SchemaRequest\x1a\x17.featurestore.v1.Schema\x12P\n\x11GetOnlineFeatures\x12\x1c.featurestore.v1.ReadRequest\x1a\x1d.featurestore.v1.ReadResponse\x12S\n\x0eGetWriteSchema\x12#.featurestore.v1.WriteSchemaRequest\x1a\x1c.featurestore.v1.WriteSchema\x12\x43\n\x05Write\x12\x1d.featurestore.v1.WriteRequest\x1a\x1b.featurestore.v1.WriteReply\x12L\n\x0c\x41\x64vanceClock\x12$.featurestore.v1.AdvanceClockRequest\x1a\x16.featurestore.v1.Clock\x12W\n\x14StreamOnlineFeatures\x12\x1c.featurestore.v1.ReadRequest\x1a\x1d.featurestore.v1.ReadResponse(\x01\x30\x01\x12M\n\x0bStreamWrite\x12\x1d.featurestore.v1.WriteRequest\x1a\x1b.featurestore.v1.WriteReply(\x01\x30\x01\x12\\\n\x15GetHistoricalFeatures\x12 .featurestore.v1.TrainingRequest\x1a\x1d.featurestore.v1.TrainingPart(\x01\x30\x01\x12J\n\tGetStatus\x12\x1e.featurestore.v1.StatusRequest\x1a\x1d.featurestore.v1.ServerStatusb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,8 +37,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ROW'].fields_by_name['doubles']._serialized_options = b'\020\001'
   _globals['_ROW'].fields_by_name['integers']._loaded_options = None
   _globals['_ROW'].fields_by_name['integers']._serialized_options = b'\020\001'
-  _globals['_STATE']._serialized_start=2006
-  _globals['_STATE']._serialized_end=2052
+  _globals['_STATE']._serialized_start=2104
+  _globals['_STATE']._serialized_end=2150
   _globals['_SCHEMAREQUEST']._serialized_start=50
   _globals['_SCHEMAREQUEST']._serialized_end=128
   _globals['_KEYSET']._serialized_start=130
@@ -59,30 +59,32 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ROW']._serialized_end=999
   _globals['_VIEWROWS']._serialized_start=1001
   _globals['_VIEWROWS']._serialized_end=1047
-  _globals['_READRESPONSE']._serialized_start=1049
-  _globals['_READRESPONSE']._serialized_end=1137
-  _globals['_WRITESCHEMAREQUEST']._serialized_start=1139
-  _globals['_WRITESCHEMAREQUEST']._serialized_end=1173
-  _globals['_WRITESCHEMA']._serialized_start=1175
-  _globals['_WRITESCHEMA']._serialized_end=1246
-  _globals['_WRITEREQUEST']._serialized_start=1248
-  _globals['_WRITEREQUEST']._serialized_end=1336
-  _globals['_WRITEREPLY']._serialized_start=1338
-  _globals['_WRITEREPLY']._serialized_end=1462
-  _globals['_TRAININGASK']._serialized_start=1465
-  _globals['_TRAININGASK']._serialized_end=1615
-  _globals['_TRAININGREQUEST']._serialized_start=1617
-  _globals['_TRAININGREQUEST']._serialized_end=1692
-  _globals['_TRAININGPART']._serialized_start=1694
-  _globals['_TRAININGPART']._serialized_end=1753
-  _globals['_ADVANCECLOCKREQUEST']._serialized_start=1755
-  _globals['_ADVANCECLOCKREQUEST']._serialized_end=1790
-  _globals['_CLOCK']._serialized_start=1792
-  _globals['_CLOCK']._serialized_end=1829
-  _globals['_STATUSREQUEST']._serialized_start=1831
-  _globals['_STATUSREQUEST']._serialized_end=1846
-  _globals['_SERVERSTATUS']._serialized_start=1849
-  _globals['_SERVERSTATUS']._serialized_end=2004
-  _globals['_FEATURESTORE']._serialized_start=2055
-  _globals['_FEATURESTORE']._serialized_end=2791
+  _globals['_READRESPONSE']._serialized_start=1050
+  _globals['_READRESPONSE']._serialized_end=1181
+  _globals['_MOVEDKEYS']._serialized_start=1183
+  _globals['_MOVEDKEYS']._serialized_end=1235
+  _globals['_WRITESCHEMAREQUEST']._serialized_start=1237
+  _globals['_WRITESCHEMAREQUEST']._serialized_end=1271
+  _globals['_WRITESCHEMA']._serialized_start=1273
+  _globals['_WRITESCHEMA']._serialized_end=1344
+  _globals['_WRITEREQUEST']._serialized_start=1346
+  _globals['_WRITEREQUEST']._serialized_end=1434
+  _globals['_WRITEREPLY']._serialized_start=1436
+  _globals['_WRITEREPLY']._serialized_end=1560
+  _globals['_TRAININGASK']._serialized_start=1563
+  _globals['_TRAININGASK']._serialized_end=1713
+  _globals['_TRAININGREQUEST']._serialized_start=1715
+  _globals['_TRAININGREQUEST']._serialized_end=1790
+  _globals['_TRAININGPART']._serialized_start=1792
+  _globals['_TRAININGPART']._serialized_end=1851
+  _globals['_ADVANCECLOCKREQUEST']._serialized_start=1853
+  _globals['_ADVANCECLOCKREQUEST']._serialized_end=1888
+  _globals['_CLOCK']._serialized_start=1890
+  _globals['_CLOCK']._serialized_end=1927
+  _globals['_STATUSREQUEST']._serialized_start=1929
+  _globals['_STATUSREQUEST']._serialized_end=1944
+  _globals['_SERVERSTATUS']._serialized_start=1947
+  _globals['_SERVERSTATUS']._serialized_end=2102
+  _globals['_FEATURESTORE']._serialized_start=2153
+  _globals['_FEATURESTORE']._serialized_end=2889
 # @@protoc_insertion_point(module_scope)

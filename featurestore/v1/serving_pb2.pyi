@@ -139,14 +139,26 @@ class ViewRows(_message.Message):
     def __init__(self, rows: _Optional[_Iterable[_Union[Row, _Mapping]]] = ...) -> None: ...
 
 class ReadResponse(_message.Message):
-    __slots__ = ("views", "time", "position")
+    __slots__ = ("views", "time", "position", "moved")
     VIEWS_FIELD_NUMBER: _ClassVar[int]
     TIME_FIELD_NUMBER: _ClassVar[int]
     POSITION_FIELD_NUMBER: _ClassVar[int]
+    MOVED_FIELD_NUMBER: _ClassVar[int]
     views: _containers.RepeatedCompositeFieldContainer[ViewRows]
     time: int
     position: int
-    def __init__(self, views: _Optional[_Iterable[_Union[ViewRows, _Mapping]]] = ..., time: _Optional[int] = ..., position: _Optional[int] = ...) -> None: ...
+    moved: _containers.RepeatedCompositeFieldContainer[MovedKeys]
+    def __init__(self, views: _Optional[_Iterable[_Union[ViewRows, _Mapping]]] = ..., time: _Optional[int] = ..., position: _Optional[int] = ..., moved: _Optional[_Iterable[_Union[MovedKeys, _Mapping]]] = ...) -> None: ...
+
+class MovedKeys(_message.Message):
+    __slots__ = ("view", "ref", "keys")
+    VIEW_FIELD_NUMBER: _ClassVar[int]
+    REF_FIELD_NUMBER: _ClassVar[int]
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    view: int
+    ref: str
+    keys: bytes
+    def __init__(self, view: _Optional[int] = ..., ref: _Optional[str] = ..., keys: _Optional[bytes] = ...) -> None: ...
 
 class WriteSchemaRequest(_message.Message):
     __slots__ = ("view",)

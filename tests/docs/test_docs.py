@@ -112,6 +112,8 @@ def test_every_setting_is_documented():
         "project": config.ProjectSettings,
         "registry": config.RegistrySettings,
         "offline": config.OfflineSettings,
+        "online": config.OnlineSettings,
+        "online.tls": config.OnlineTlsSettings,
         "sources": config.SourceSettings,
         "serving": config.ServingSettings,
         "serving.tls": config.TlsSettings,

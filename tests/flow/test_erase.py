@@ -346,7 +346,7 @@ def test_every_version_and_every_old_file_is_reached(folder, people):
             "pushes", USER, PushSource("pushes", "at"), [Feature("note", "string"), Feature("score", "float32")]
         )
         store.apply([FACTS, changed, SPEND, SERVICE])
-        store.promote("pushes@v2")
+        store.promote("pushes@v2", force="test")
         store.retire("pushes@v1", force="test")
         store.erase("user", {"user_id": [canary.key]})
         assert canary.key not in [row["user_id"] for row in rows_left(store, "pushes@v1")]

@@ -132,7 +132,7 @@ def test_after_a_refused_part_no_other_of_its_stream_is_done(project):
 
 def test_what_cannot_be_committed_together_is_tried_alone(project, monkeypatch):
     """A write that makes the whole commit fail in a way nobody foresaw does so for itself alone."""
-    from featurestore.flow import write as module
+    from featurestore.flow import apply as module
 
     def failing(transaction, view, table, *, now):
         if -1 in table["sensor"].to_pylist():
@@ -174,11 +174,8 @@ def test_together_is_as_one_after_the_other(tmp_path_factory, writes):
             )
             told = [type(a).__name__ if isinstance(a, FeatureStoreError) else a for a in answers]
             views = ("readings", "checked")
-            shown = (
-                [online(project, view) if any(w.ref.view == view for w in given) else None for view in views]
-                if any(not isinstance(a, FeatureStoreError) for a in answers)
-                else []
-            )
+            filled = {w.ref.view for w, a in zip(given, answers, strict=True) if not isinstance(a, FeatureStoreError)}
+            shown = [online(project, view) if view in filled else None for view in views]
             found.append((told, project.writer.head(), [logged(project, view) for view in views], shown))
     assert found[0] == found[1]
 

@@ -172,7 +172,7 @@ def test_new_versions_promotion_and_retirement_do_not_matter(store, project, dat
     store.apply()
     store.ingest("weather@v2")
     assert proves(dataset)
-    store.promote("weather@v2", move=["model_features"])
+    store.promote("weather@v2", move=["model_features"], force="a rehearsal")
     assert proves(dataset)
     store.retire("weather@v1", force="moved")
     with pytest.raises(FailedPreconditionError, match="retired"):
@@ -198,7 +198,7 @@ def test_an_added_feature_does_not_matter(store, project, dataset):
 def test_a_changed_expression_does_not_matter(store, project, dataset):
     (project / "features.py").write_text(FEATURES.replace("temp + bonus", "temp - bonus"))
     store.apply()
-    store.promote("comfort@v2")
+    store.promote("comfort@v2", force="a rehearsal")
     assert proves(dataset)
 
 

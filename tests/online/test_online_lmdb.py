@@ -10,10 +10,10 @@ import pytest
 
 from featurestore.errors import CorruptionError, FailedPreconditionError
 from featurestore.online.lmdb import open_lmdb
-from featurestore.testing.stores import OnlineStoreSuite
+from featurestore.testing.stores import IsolatedStoreSuite
 
 
-class TestLmdbStore(OnlineStoreSuite):
+class TestLmdbStore(IsolatedStoreSuite):
     factories = (open_lmdb,)
 
 
