@@ -73,10 +73,17 @@ def add_columns(directory: Path, columns: pa.Schema) -> bool:
 
 
 def sum_up(directory: Path) -> int:
-    """Write a checkpoint of the newest version, whose number is returned, and remove what the log has kept for long enough."""
-    table = deltalake.DeltaTable(directory)
-    table.create_checkpoint()
-    table.cleanup_metadata()
+    """Write a checkpoint of the newest version, whose number is returned, and remove what the log has kept for long enough.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    try:
+        table = deltalake.DeltaTable(directory)
+        table.create_checkpoint()
+        table.cleanup_metadata()
+    except DeltaError as error:
+        raise OSError(str(error)) from error
     return int(table.version())
 
 

@@ -7,7 +7,7 @@ import os
 import time
 import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from featurestore.errors import UnavailableError
@@ -59,17 +59,20 @@ def publish(path: Path, content: bytes) -> bool:
         Whether it was put there; False when there is one already.
 
     Raises:
-        OSError: It cannot be written, and is not there.
+        OSError: It cannot be written; or it is there, and the disk did not take it.
     """
     beside = path.with_name(f"_{path.stem}-{uuid.uuid4().hex}.tmp")
+    folder = os.open(path.parent, os.O_RDONLY)  # before there is something that must be synced
     try:
         _write_new(beside, content)
         os.link(beside, path)
+        os.fsync(folder)
     except FileExistsError:
         return False
     finally:
-        beside.unlink(missing_ok=True)
-    sync(path.parent)
+        os.close(folder)
+        with suppress(OSError):  # it counts for nobody
+            beside.unlink(missing_ok=True)
     return True
 
 

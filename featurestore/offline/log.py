@@ -8,6 +8,7 @@ Delta's own library reads what is summed up, and does the rest; a small commit o
 from __future__ import annotations
 
 import json
+import logging
 import random
 import threading
 import time
@@ -28,6 +29,8 @@ from featurestore.errors import (
 from featurestore.offline.actions import Action, Change, LogVersion, TableState, actions_of, written_file
 from featurestore.offline.data_files import DataFile, discard
 from featurestore.offline.durable import publish, sync
+
+LOG = logging.getLogger(__name__)
 
 CHECKPOINT_EVERY = 50  # commits
 COMMIT_ATTEMPTS = 50
@@ -54,7 +57,7 @@ class TableLog:
     @property
     def exists(self) -> bool:
         """Whether anything was ever committed."""
-        return self._commit_path(0).exists() or (self._folder / "_last_checkpoint").exists()
+        return self._commit_path(0).exists() or self._is_summed_up
 
     @property
     def version(self) -> int:
@@ -151,15 +154,18 @@ class TableLog:
 
     def _write(self, version: int, change: Change) -> bool:
         """Write a commit durably, and now and then sum the log up; False when there is a commit of that number already."""
-        lines = "".join(json.dumps(action) + "\n" for action in actions_of(self.directory, change))
+        path = self._commit_path(version)
+        lines = "".join(json.dumps(action) + "\n" for action in actions_of(self.directory, change)).encode()
         try:
-            if not publish(self._commit_path(version), lines.encode()):
+            if not publish(path, lines):
                 return False
         except OSError as error:
+            if path.exists() and path.read_bytes() == lines:
+                raise self._unsynced(error) from error
             discard(change.added)
             raise self._full(error) from error
         if version % CHECKPOINT_EVERY == 0:
-            self._checkpoint()
+            self._sum_up()
         return True
 
     def _now(self) -> LogVersion:
@@ -167,27 +173,28 @@ class TableLog:
         with self._lock:
             if not self.exists:
                 raise FailedPreconditionError(f"{self.directory} was never filled.")
-            if self._known is None or self._is_another():
-                self._opened = self._folder.stat().st_ino
-                self._known = self._read()
+            inode = self._folder.stat().st_ino
+            if self._known is None or inode != self._opened:
+                self._known, self._opened = self._read(), inode
             elif self._at_version is None:
                 self._known = self._caught_up(self._known)
+                if not self._commit_path(self._known.version).exists():  # so much was forgotten since
+                    self._known = self._read()
             return self._known
 
-    def _is_another(self) -> bool:
-        """Say whether this is another log than the one that was read, or has forgotten so much since that it must be read again."""
-        assert self._known is not None
-        replaced = self._folder.stat().st_ino != self._opened
-        return replaced or (self._at_version is None and not self._commit_path(self._known.version).exists())
-
     def _read(self) -> LogVersion:
-        if not (self._folder / "_last_checkpoint").exists():
+        if not self._is_summed_up:
             version = self._caught_up(LogVersion(self.directory, -1))
-            if self._at_version in (None, version.version):
+            if not self._is_summed_up and self._at_version in (None, version.version):
                 return version
         from featurestore.offline import delta
 
         return delta.read_version(self.directory, self._at_version)
+
+    @property
+    def _is_summed_up(self) -> bool:
+        """Whether there is a checkpoint; from then on commits may be forgotten."""
+        return (self._folder / "_last_checkpoint").exists()
 
     def _caught_up(self, known: LogVersion) -> LogVersion:
         """Return what stands after the commits that have come since, up to the one that is looked at."""
@@ -237,15 +244,25 @@ class TableLog:
         written = takewhile(Path.exists, map(self._commit_path, count(since + 1)))
         sync(*written, self._folder)
 
-    def _checkpoint(self) -> None:
-        """Sum the log up, so that opening it does not read every commit there ever was."""
+    def _sum_up(self) -> None:
+        """Sum the log up, so that opening it does not read every commit there ever was; another commit will, if this one cannot."""
         from featurestore.offline import delta
 
-        written = self._folder.glob(f"{delta.sum_up(self.directory):020}.checkpoint*")
-        sync(*written, self._folder / "_last_checkpoint", self._folder)
+        try:
+            written = self._folder.glob(f"{delta.sum_up(self.directory):020}.checkpoint*")
+            sync(*written, self._folder / "_last_checkpoint", self._folder)
+        except OSError as error:
+            LOG.warning("the log of %s was not summed up: %s", self.directory, error)
 
     def _conflict(self) -> ConflictError:
         return ConflictError(f"Other writers kept committing to {self.directory}.", repair="Try again.")
+
+    def _unsynced(self, error: Exception) -> ResourceExhaustedError:
+        return ResourceExhaustedError(
+            f"The disk did not take the log of {self.directory}: {error}.",
+            place=str(self._folder),
+            repair="Look at the disk; the commit is there now, and may be lost when the machine stops.",
+        )
 
     def _full(self, error: Exception) -> ResourceExhaustedError:
         return ResourceExhaustedError(

@@ -14,7 +14,7 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -155,16 +155,20 @@ class _Kept:
     process: asyncio.subprocess.Process | None = None
     began: float = 0.0
     pause: float = _FIRST_PAUSE
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)  # held by whoever starts a process in the place of another
 
     async def start(self) -> None:
         """Start the process and wait until it is ready; raises what it says went wrong."""
-        await self._load()
-        await self._begin()
+        async with self.turn:
+            await self._put(await self._load())
 
-    async def _load(self) -> None:
-        """Start the process and let it load its modules; it does nothing yet."""
-        self.began = asyncio.get_running_loop().time()
-        self.process = await asyncio.create_subprocess_exec(
+    async def _put(self, process: asyncio.subprocess.Process) -> None:
+        self.process, self.began = process, asyncio.get_running_loop().time()
+        await self._begin(process)
+
+    async def _load(self) -> asyncio.subprocess.Process:
+        """Start a process and let it load its modules; it does nothing yet."""
+        process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
             self.module,
@@ -172,66 +176,80 @@ class _Kept:
             stdout=asyncio.subprocess.PIPE,
             start_new_session=True,  # a Ctrl-C at the terminal is the supervisor's to handle
         )
-        await self._said()
+        await self._said(process)
+        return process
 
-    async def _begin(self) -> None:
-        """Give the process its settings, and wait until it is ready."""
-        _pipe(_running(self.process).stdin).write(f"{self.settings.to_json()}\n".encode())
-        await self._said()
+    async def _begin(self, process: asyncio.subprocess.Process) -> None:
+        """Give a process its settings, and wait until it is ready."""
+        _pipe(process.stdin).write(f"{self.settings.to_json()}\n".encode())
+        await self._said(process)
 
-    async def _said(self) -> None:
-        """Wait for the next thing that the process says; raises what it says went wrong."""
+    async def _said(self, process: asyncio.subprocess.Process) -> None:
+        """Wait for the next thing that a process says; raises what it says went wrong, after its end."""
         try:
-            line = await asyncio.wait_for(_pipe(_running(self.process).stdout).readline(), _START_SECONDS)
+            line = await asyncio.wait_for(_pipe(process.stdout).readline(), _START_SECONDS)
+            said: dict[str, Any] = json.loads(line or b"{}")
+            if "error" in said:
+                raise _error(said)
+            if not line:
+                raise UnavailableError(f"{self.module} ended while it started (its log says why).")
         except TimeoutError as error:
+            _kill(process)
             raise UnavailableError(f"{self.module} did not start within {_START_SECONDS:.0f} s.") from error
-        said: dict[str, Any] = json.loads(line or b"{}")
-        if "error" in said:
-            raise _error(said)
-        if not line:
-            raise UnavailableError(f"{self.module} ended while it started (its log says why).")
+        except BaseException:
+            _kill(process)
+            raise
 
     async def keep(self) -> None:
         """Start the process if it was not, and again whenever it ends, after a pause that grows while it does not stay up."""
         loop = asyncio.get_running_loop()
-        if self.process is None:
-            await self._start_again()
         while True:
-            process = _running(self.process)
-            code = await process.wait()
-            if process is not self.process:  # it was replaced
-                continue
-            if loop.time() - self.began > _STEADY_SECONDS:
-                self.pause = _FIRST_PAUSE
-            LOG.error("%s ended with code %s; starting it again in %.1f s", self.module, code, self.pause)
-            await asyncio.sleep(self.pause)
-            self.pause = min(2 * self.pause, _LONGEST_PAUSE)
-            await self._start_again()
+            process = self.process
+            if process is not None:
+                code = await process.wait()
+                if process is not self.process:  # it was replaced
+                    continue
+                if loop.time() - self.began > _STEADY_SECONDS:
+                    self.pause = _FIRST_PAUSE
+                LOG.error("%s ended with code %s; starting it again in %.1f s", self.module, code, self.pause)
+                await self._rest()
+            await self._start_again(process)
+            if self.process is None:
+                await self._rest()
 
-    async def _start_again(self) -> None:
-        """Start the process; one that fails has said why, and is tried again when it has ended."""
-        try:
-            await self.start()
-        except FeatureStoreError as error:
-            LOG.error("%s", error)  # noqa: TRY400  # the process logged its own traceback
+    async def _rest(self) -> None:
+        await asyncio.sleep(self.pause)
+        self.pause = min(2 * self.pause, _LONGEST_PAUSE)
+
+    async def _start_again(self, ended: asyncio.subprocess.Process | None) -> None:
+        """Start the process unless another has taken its place; one that fails has said why, and is tried again."""
+        async with self.turn:
+            if self.process is not ended:
+                return
+            try:
+                await self._put(await self._load())
+            except FeatureStoreError as error:
+                LOG.error("%s", error)  # noqa: TRY400  # the process logged its own traceback
 
     async def renew(self) -> None:
         """Put another process in the place of this one, which is drained; raises as `start`.
 
         The other is ready before that; one that must be alone is loaded, and begins when this one has ended.
         """
-        old, fresh = replace(self), _Kept(self.module, self.settings)
-        await fresh._load()
-        if not self.alone:
-            await fresh._begin()
-        self.process, self.began = fresh.process, fresh.began
-        await old.drain()
-        if self.alone:
-            await fresh._begin()
+        async with self.turn:
+            old, fresh = self.process, await self._load()
+            if not self.alone:
+                await self._begin(fresh)
+            self.process, self.began = fresh, asyncio.get_running_loop().time()
+            await self._drained(old)
+            if self.alone:
+                await self._begin(fresh)
 
     async def drain(self) -> None:
         """Ask the process to finish its calls and end; one that does not is killed."""
-        process = self.process
+        await self._drained(self.process)
+
+    async def _drained(self, process: asyncio.subprocess.Process | None) -> None:
         if process is None or process.returncode is not None:
             return
         process.terminate()
@@ -257,9 +275,9 @@ def _pipe(stream: Any) -> Any:
     return stream
 
 
-def _running(process: asyncio.subprocess.Process | None) -> asyncio.subprocess.Process:
-    assert process is not None
-    return process
+def _kill(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is None:
+        process.kill()
 
 
 def _error(said: dict[str, Any]) -> FeatureStoreError:

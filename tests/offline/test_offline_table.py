@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 sys.path.insert(0, str(Path(__file__).parent))
 from table_rows import SCHEMA, WIDER, facts, facts_in_order, numbered, rows
 
-from featurestore.errors import CorruptionError, FailedPreconditionError, NotFoundError
+from featurestore.errors import CorruptionError, FailedPreconditionError, NotFoundError, ResourceExhaustedError
 from featurestore.offline import data_files, lookup
 from featurestore.offline import log as table_log
 from featurestore.offline.table import OfflineTable
@@ -80,6 +80,35 @@ def test_a_damaged_commit_is_named(table):
     with pytest.raises(CorruptionError, match="A commit is damaged") as caught:
         other.read()
     assert caught.value.place == str(commit)
+
+
+def test_a_commit_that_the_disk_did_not_take_keeps_its_files(table, monkeypatch):
+    """It is in the log, so a fold that is repeated finds it there; its rows must be there too."""
+    table.load(rows(*LOG[:2]))
+    real = os.fsync
+
+    def failing(handle):
+        if Path(f"/proc/self/fd/{handle}").readlink().name == "_delta_log":
+            raise OSError(5, "Input/output error")
+        real(handle)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", failing)
+        with pytest.raises(ResourceExhaustedError, match="did not take"):
+            table.append(rows(*LOG[2:]), fold=1)
+    assert not table.append(rows(*LOG[2:]), fold=1)
+    assert facts(table.read()) == LOG
+
+
+def test_a_log_that_cannot_be_summed_up_is_committed_to_nevertheless(table, monkeypatch, caplog):
+    def failing(directory):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(table_log, "CHECKPOINT_EVERY", 1)
+    monkeypatch.setattr("featurestore.offline.delta.sum_up", failing)
+    table.load(rows(*LOG))
+    assert facts(table.read()) == LOG
+    assert "was not summed up" in caplog.text
 
 
 def test_an_unknown_column_is_an_error_that_says_the_nearest(table):

@@ -97,6 +97,21 @@ def drain_under_load(process, ready):
     return failures
 
 
+def test_processes_that_died_and_are_renewed_at_once_are_each_there_once(tmp_path):
+    """SIGHUP is what somebody tries when processes die; it comes while they are being started again."""
+    kinds = {"worker_process": 2, "writer_process": 1, "training_process": 1}
+    with server(tmp_path) as (process, ready), client_of(ready) as client:
+        for _ in range(2):
+            for worker in children_of(process, "worker_process"):
+                worker.kill()
+            process.send_signal(signal.SIGHUP)
+            assert eventually(lambda: {kind: len(children_of(process, kind)) for kind in kinds} == kinds)
+        assert eventually(lambda: write(client, 1).accepted + write(client, 1).repeated) == 2
+        rows = eventually(lambda: client.get_online_features(["activity:score"], {"user_id": [1]}))
+        assert rows.to_dict() == {"score": [1.0]}
+        assert process.poll() is None
+
+
 def test_processes_end_when_their_supervisor_is_killed(tmp_path):
     """Nothing is left behind, and the next writer gets the lock."""
     with server(tmp_path) as (process, _):
