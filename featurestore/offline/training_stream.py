@@ -204,6 +204,7 @@ class TrainingStream:
         """
         for chunk in self._chunks():
             yield from chunk.to_batches(max_chunksize=BATCH_ROWS)
+            del chunk  # before the next one is made
 
     def read(self) -> TrainingReport:
         """Read the set to its end, keep nothing, and return its report."""
@@ -235,6 +236,7 @@ class TrainingStream:
                 for chunk in self._chunks():
                     with _writing(path):
                         writer.write_table(chunk, row_group_size=ROW_GROUP)
+                    del chunk  # before the next one is made
                 with _writing(path):
                     writer.close()
             with _writing(path):
@@ -263,6 +265,7 @@ class TrainingStream:
                 read = self._read(chunk)
                 rows, report = rows + len(read), report + read.report
                 yield read.table
+                del read  # a chunk is all that fits
                 if self._progress is not None:
                     self._progress(Progress(rows, self._spine.total, time.monotonic() - begun))
             self._report = report
