@@ -2,14 +2,14 @@
 
     app.include_router(router(lambda: Lineage("flights"), authorize=may_read), prefix="/lineage")
 
-Every route asks `authorize` first, and only reads but for ``POST /openlineage``, which takes events in. FastAPI is imported here and
-nowhere else in lineage.
+Every route asks `authorize` first, and only reads but for ``POST /openlineage``, which takes events in. What takes long, the statistics
+of rows behind the findings LN4, is left to the command. FastAPI is imported here and nowhere else in lineage.
 """
 
 import asyncio
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Annotated, Any
 
@@ -20,6 +20,7 @@ from fastapi.routing import APIRoute
 from lineage.cli import EXIT_CODES
 from lineage.drawing import as_document, as_dot, as_mermaid
 from lineage.errors import InvalidQuestionError, LineageError
+from lineage.findings import Rule, rules_of
 from lineage.objects import resolve, with_parts
 from lineage.printing import document
 from lineage.project import Lineage
@@ -27,6 +28,7 @@ from lineage.usage import Coverage
 
 # Exit codes of the command -> statuses of HTTP.
 _STATUSES = {2: 400, 3: 500, 4: 404, 5: 403, 6: 503}
+_STATISTICS = "LN4"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,9 @@ def router(  # noqa: C901 - one line a route
         prefix: What the paths begin with.
         max_bytes: The longest body that is read.
     """
-    routes = APIRouter(prefix=prefix, route_class=_Route, dependencies=[Depends(authorize)], tags=["lineage"])
+    # What it holds it gives back once there is an answer, however slowly that is read.
+    admitted = Depends(authorize, scope="function")
+    routes = APIRouter(prefix=prefix, route_class=_Route, dependencies=[admitted], tags=["lineage"])
 
     def asked_now() -> _Asked:
         started = time.perf_counter()
@@ -108,12 +112,14 @@ def router(  # noqa: C901 - one line a route
 
     @routes.get("/check")
     def check(asked: Asked, select: Annotated[list[str] | None, Query()] = None) -> Response:
+        _refuse_statistics(asked.lineage.selected(select or ()), "lineage check --select LN4")
         found = asked.lineage.check(select=select or ())
         payload = {"counts": found.counts, "findings": [finding.document() for finding in found.all]}
         return _answer(asked, "check", payload, found.coverage)
 
     @routes.get("/explain/{finding}")
     def explain(asked: Asked, finding: str) -> Response:
+        _refuse_statistics(rules_of(finding), f"lineage explain {finding}")
         return _answer(asked, "explain", {"finding": asked.lineage.explain(finding).document()}, None)
 
     @routes.get("/cells")
@@ -141,10 +147,19 @@ def router(  # noqa: C901 - one line a route
         started = time.perf_counter()
         events = await _events_of(request, max_bytes)
         lineage = open_lineage()
-        taken = await asyncio.to_thread(lineage.take_events, events, origin="http")
+        taken = await asyncio.to_thread(lineage.take_events, events, origin="http", declared=False)
         return _answer(_Asked(lineage, started), "import openlineage", _fields(taken), None)
 
     return routes
+
+
+def _refuse_statistics(rules: Iterable[Rule], command: str) -> None:
+    """Refuse findings that fit models to rows: a server's workers have calls to answer."""
+    if codes := [rule.code for rule in rules if rule.code.startswith(_STATISTICS)]:
+        raise InvalidQuestionError(
+            f"{', '.join(codes)} rest on statistics of rows, which a server does not compute.",
+            repair=f"Run `{command}`.",
+        )
 
 
 async def _events_of(request: Request, max_bytes: int) -> list[Any]:
@@ -158,7 +173,7 @@ async def _events_of(request: Request, max_bytes: int) -> list[Any]:
             raise InvalidQuestionError(f"The body has more than {max_bytes} bytes.", repair="Send it in parts.")
     try:
         found = json.loads(body)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidQuestionError(f"The body is no JSON: {error}.") from error
     return found if isinstance(found, list) else [found]
 

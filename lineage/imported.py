@@ -32,13 +32,10 @@ CREATE TABLE IF NOT EXISTS events (document TEXT PRIMARY KEY, at INTEGER);
 CREATE TABLE IF NOT EXISTS nodes (kind TEXT, name TEXT, PRIMARY KEY (kind, name));
 CREATE TABLE IF NOT EXISTS edges (upstream_kind TEXT, upstream TEXT, downstream_kind TEXT, downstream TEXT, kind TEXT, at INTEGER,
                                   PRIMARY KEY (upstream_kind, upstream, downstream_kind, downstream, kind));
+CREATE TABLE IF NOT EXISTS told (only_row INTEGER PRIMARY KEY CHECK (only_row = 1), version INTEGER);
 """
-
-
-_TOLD_KEY = """
-    SELECT (SELECT count(*) FROM edges), (SELECT sum(at % 1000003) FROM edges), (SELECT count(*) FROM nodes),
-           (SELECT count(*) FROM manifests), (SELECT sum(length(document) + at % 1000003) FROM manifests)
-"""
+# Random, so that a file which is made anew, or copied back, has no version of another.
+_NEW_VERSION = "INSERT OR REPLACE INTO told VALUES (1, random())"
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +225,7 @@ def add_events(
         connection.executemany(
             "INSERT INTO edges VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET at = min(at, excluded.at)", rows
         )
+        connection.execute(_NEW_VERSION)
     return new
 
 
@@ -246,6 +244,7 @@ def put_manifests(path: Path, manifests: Iterable[tuple[Consumer, int]], *, orig
     with _writing(path) as connection:
         connection.execute("DELETE FROM manifests WHERE origin = ?", (origin,))
         connection.executemany("INSERT OR REPLACE INTO manifests VALUES (?, ?, ?, ?)", rows)
+        connection.execute(_NEW_VERSION)
     return len(rows)
 
 
@@ -273,13 +272,12 @@ def read_told(path: Path, *, until: int) -> ToldGraph:
         return ToldGraph(tuple(Node(*row) for row in connection.execute("SELECT kind, name FROM nodes")), edges)
 
 
-def told_key(path: Path) -> tuple[int | None, ...]:
-    """Return numbers that change with what events told and what manifests other tools hold."""
+def told_key(path: Path) -> tuple[int, ...]:
+    """Return what changes with what events told and what manifests other tools hold; nothing before the first of them."""
     with _reading(path) as connection:
-        if connection is None or not _has(connection, "manifests"):
+        if connection is None or not _has(connection, "told"):
             return ()
-        found: tuple[int | None, ...] = connection.execute(_TOLD_KEY).fetchone()
-        return found
+        return tuple(connection.execute("SELECT version FROM told").fetchone() or ())
 
 
 def _has(connection: sqlite3.Connection, table: str) -> bool:

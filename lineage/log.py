@@ -8,7 +8,7 @@ from dataclasses import dataclass
 _LOG = """
     SELECT revision, committed_at, principal, kind, object, detail, message
     FROM changes JOIN commits USING (revision)
-    WHERE committed_at >= ? AND committed_at <= ? AND object LIKE '%' || ? || '%'
+    WHERE committed_at >= ? AND committed_at <= ? AND instr(object, ?) > 0
     ORDER BY revision, position
 """
 

@@ -7,9 +7,9 @@ that Feast sets. Nothing of a model is loaded or run: of its files only the sign
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from lineage.errors import InvalidQuestionError, NotFoundError, UnavailableError
 from lineage.registry import Consumer, Snapshot
@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
     from mlflow.entities.model_registry import ModelVersion
+    from mlflow.store.entities.paged_list import PagedList
 
+Found = TypeVar("Found")
 PREFIX = "featurestore."
 FEATURES, CONSUMER, DATASET = f"{PREFIX}features", f"{PREFIX}consumer", f"{PREFIX}dataset"
 OWNER, REVISION = f"{PREFIX}owner", f"{PREFIX}revision"
@@ -196,26 +198,51 @@ def _parts(refs: list[str]) -> list[list[str]]:
 
 
 def _tag(client: MlflowClient, version: ModelVersion, tags: Mapping[str, str]) -> None:
-    with_run = version.run_id and _run(client, version.run_id)
+    """Write tags in place of those that an earlier manifest left."""
+    run = _run(client, version.run_id)
     for name, value in tags.items():
         client.set_model_version_tag(version.name, version.version, name, value)
-        if with_run:
-            client.set_tag(version.run_id, name, value)
+        if run:
+            client.set_tag(run.info.run_id, name, value)
+    for name in _left_over(version.tags, tags):
+        client.delete_model_version_tag(version.name, version.version, name)
+    for name in _left_over(run.data.tags, tags) if run else ():
+        client.delete_tag(version.run_id, name)
+
+
+def _left_over(there: Mapping[str, str], tags: Mapping[str, str]) -> list[str]:
+    return [name for name in there if name.startswith(PREFIX) and name not in tags]
 
 
 def _versions(client: MlflowClient) -> Iterator[ModelVersion]:
+    yield from pages_of(lambda token: client.search_model_versions(max_results=_PAGE, page_token=token))
+
+
+def pages_of(search: Callable[[str | None], PagedList[Found]]) -> Iterator[Found]:
+    """Yield what a search of MLflow finds, from every page.
+
+    Args:
+        search: Asks for the page of a token; None is the first.
+
+    Raises:
+        UnavailableError: The server does not answer.
+    """
     from mlflow.exceptions import MlflowException
 
     token = None
     while True:
         try:
-            page = client.search_model_versions(max_results=_PAGE, page_token=token)
+            page = search(token)
         except (MlflowException, OSError) as error:
-            raise UnavailableError(f"MLflow does not answer: {str(error).partition(chr(10))[0]}") from error
+            raise _unavailable(error) from error
         yield from page
         token = page.token
         if not token:
             return
+
+
+def _unavailable(error: Exception) -> UnavailableError:
+    return UnavailableError(f"MLflow does not answer: {str(error).partition(chr(10))[0]}")
 
 
 def _run(client: MlflowClient, run_id: str | None) -> Run | None:
@@ -224,8 +251,10 @@ def _run(client: MlflowClient, run_id: str | None) -> Run | None:
 
     try:
         return client.get_run(run_id) if run_id else None
-    except MlflowException:
-        return None
+    except (MlflowException, OSError) as error:
+        if isinstance(error, MlflowException) and error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return None
+        raise _unavailable(error) from error
 
 
 def _dataset(run: Run | None) -> tuple[Mapping[str, Any], str | None]:

@@ -13,7 +13,7 @@ from lineage.cells import Agreement, agreements
 from lineage.changes import Changes, impact_since
 from lineage.consumers import Consumers, consumers, features_of
 from lineage.errors import MissingRegistryError
-from lineage.findings import Finding, Findings, Parameters, check, explain
+from lineage.findings import Finding, Findings, Parameters, Rule, check, explain, selected
 from lineage.graph import Closure, Edge, Graph, Moment, Node
 from lineage.impact import Impact, impact
 from lineage.imported import RECORDS, add_accesses, add_events
@@ -165,6 +165,10 @@ class Lineage:
         """Run all findings, or those whose code or name is selected."""
         return check(self.state(since=since), parameters or self.policy(), select=select)
 
+    def selected(self, select: Iterable[str] = ()) -> tuple[Rule, ...]:
+        """Return the rules that `check` would run for a selection."""
+        return selected(select, self.policy())
+
     def policy(self) -> Parameters:
         """Return what the project sets for its findings in ``lineage.toml``.
 
@@ -237,16 +241,17 @@ class Lineage:
 
         return events_of(self.state())
 
-    def take_events(self, events: Iterable[Any], *, origin: str) -> TakenEvents:
+    def take_events(self, events: Iterable[Any], *, origin: str, declared: bool = True) -> TakenEvents:
         """Take in OpenLineage events; the same ones again, late or in another order change nothing.
 
         Args:
             events: Decoded JSON.
             origin: Where they come from, for evidence.
+            declared: Whether they may tell what manifests declare; if not, such an event is skipped.
         """
         from lineage.openlineage import told_by
 
-        told = told_by(enumerate(events, 1), project=self.state().snapshot.project, origin=origin)
+        told = told_by(enumerate(events, 1), project=self.state().snapshot.project, origin=origin, declared=declared)
         new = add_events(self.records, told.events, nodes=told.nodes, edges=told.edges)
         add_accesses(self.records, told.accesses)
         return TakenEvents(len(told.events), new, len(told.edges), tuple(told.skipped))

@@ -26,6 +26,7 @@ from lineage.state import State
 
 _TOKEN = re.compile(r"\s*(\(|\)|[^\s()]+)")
 _TERM = re.compile(r"(?P<up>\d*\+)?(?P<object>[^+].*?)(?P<down>\+\d*)?")
+_DEEPEST = 50  # brackets and `not` in each other
 _WORDS = frozenset({"and", "or", "not", ")"})
 
 
@@ -52,6 +53,7 @@ class _Parser:
     tokens: tuple[str, ...]
     text: str
     at: int = 0
+    depth: int = 0
 
     def parse(self) -> frozenset[Node]:
         found = self._either()
@@ -72,6 +74,14 @@ class _Parser:
         return found
 
     def _one(self) -> frozenset[Node]:
+        self.depth += 1
+        if self.depth > _DEEPEST:
+            raise self._wrong(f"it is nested more than {_DEEPEST} times")
+        found = self._inner()
+        self.depth -= 1
+        return found
+
+    def _inner(self) -> frozenset[Node]:
         if self._take("not"):
             return frozenset(self.state.graph.nodes) - self._one()
         if self._take("("):

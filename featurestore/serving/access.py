@@ -17,7 +17,7 @@ from featurestore.registry.snapshot import RegistrySnapshot
 from featurestore.serving.authentication import Authenticator
 from featurestore.serving.call import Call
 
-Permission = Literal["public", "read", "write", "status", "admin"]
+Permission = Literal["public", "read", "write", "tell", "status", "admin"]
 
 SERVICE = "featurestore.v1.FeatureStore"
 CONSUMER = "featurestore-consumer"
@@ -55,7 +55,7 @@ PAGES: Mapping[str, Permission] = {"GET /metrics": "status"}
 _QUESTIONS = ("consumers", "upstream", "downstream", "path", "impact", "usage", "check", "explain/{finding}", "cells")
 LINEAGE: Mapping[str, Permission] = {
     **{f"GET /lineage/{question}": "status" for question in (*_QUESTIONS, "log", "select", "graph")},
-    "POST /lineage/openlineage": "write",
+    "POST /lineage/openlineage": "tell",
 }
 METHODS: Mapping[str, Permission] = {
     **PUBLIC,
@@ -78,6 +78,7 @@ def rpc_of(method: str) -> str:
 _ROLES: Mapping[Permission, tuple[str, ...]] = {
     "read": ("reader",),
     "write": ("writer",),
+    "tell": ("writer",),  # for every view: events tell of all of them
     "status": ("reader", "writer"),
     "admin": ("admin",),
 }
@@ -152,7 +153,8 @@ class Gate:
         permission = METHODS.get(call.method)
         if permission is None:
             raise AccessDeniedError(f"{call.method} declares no permission.")
-        if permission != "public" and not any(caller.principal.may_somewhere(role) for role in _ROLES[permission]):
+        may = caller.principal.may if permission == "tell" else caller.principal.may_somewhere
+        if permission != "public" and not any(may(role) for role in _ROLES[permission]):
             raise AccessDeniedError(
                 f"Principal '{caller.principal.name}' may not call {call.method}.",
                 repair=f"It needs a token with role {' or '.join(_ROLES[permission])}: `featurestore token create`.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -89,7 +90,7 @@ def mlflow(
     found = [
         (model, manifest_of_model(model, snapshot)) for model in read_models(connect_to(uri, registry_uri=registry_uri))
     ]
-    put_manifests(lineage.records, [(m.consumer, m.declared_at) for _, m in found], origin=uri)
+    put_manifests(lineage.records, [(m.consumer, m.declared_at) for _, m in found], origin=_without_user(uri))
     models = [
         {
             "consumer": manifest.consumer.key,
@@ -109,6 +110,15 @@ def mlflow(
             note(f"note: nothing says what {manifest.consumer.key} reads")
         for ref in manifest.unknown[:SHOWN]:
             note(f"note: {manifest.consumer.key} reads '{ref}', which is not in the registry")
+
+
+def _without_user(uri: str) -> str:
+    """Return an address without the name and password in it: it is kept.
+
+    >>> _without_user("http://me:s@cret@mlflow:5000/x"), _without_user("sqlite:////srv/a@b.db")
+    ('http://mlflow:5000/x', 'sqlite:////srv/a@b.db')
+    """
+    return re.sub(r"://[^/?#]*@", "://", uri)
 
 
 @app.command()

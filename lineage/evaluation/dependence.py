@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 SAMPLE = 3000  # rows that are looked at
 STRONG = 0.7  # columns of a group depend on each other so strongly, on average
 DETERMINED = 0.95  # share of a column's variance that others explain on rows they were not fitted on
+FEWEST = 100  # rows, of which a share that others explain can be said
 _MOST_DETERMINING = 3
 _PARTS = 4
 _WORTH_TREES = 0.92  # below, boosted trees will hardly explain nearly everything
@@ -175,7 +176,7 @@ def explained(column: NDArray[Any], others: NDArray[Any], *, seed: int = 0) -> t
     """Return the share of a column that others explain on rows they were not fitted on, and its lower 95 % bound.
 
     The better of a linear fit and a tree, and of boosted trees where that comes near, each cross-fitted over parts of the rows; rows where
-    the column is null do not count.
+    the column is null do not count. Of fewer than `FEWEST` rows, and of a constant, nothing is explained.
 
     Args:
         column: float64 ``(rows,)``.
@@ -187,7 +188,7 @@ def explained(column: NDArray[Any], others: NDArray[Any], *, seed: int = 0) -> t
     known = ~np.isnan(column)
     target, given = column[known], others[known]
     total = (target - target.mean()) ** 2
-    if len(target) < 100 or total.sum() == 0:
+    if len(target) < FEWEST or total.sum() == 0:
         return 0.0, 0.0
     part = np.random.default_rng(seed).permutation(len(target)) % _PARTS
     missed = min(

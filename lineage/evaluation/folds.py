@@ -72,18 +72,33 @@ def folds_of(data: Data, design: Design) -> list[Fold]:
 
 
 def _forward(times: NDArray[Any], design: Design) -> list[Fold]:
-    """Train on all before, test on the next part; the first half is only trained on. Rows of one instant stay together."""
+    """Train on all before, test on the next part; the first half is only trained on."""
+    order, bounds = forward_parts(times, 0.5, design.folds)
+    return [
+        Fold(f"0.{number}", design.seed, order[:start], order[start:stop])
+        for number, (start, stop) in enumerate(pairwise(bounds))
+        if start > 0
+    ]
+
+
+def forward_parts(times: NDArray[Any], first: float, parts: int) -> tuple[NDArray[Any], list[int]]:
+    """Return rows in the order of time, and where equal parts of what comes after a first share begin; rows of one instant stay together.
+
+    Args:
+        times: float64 ``(rows,)``.
+        first: Share of the rows that come before the first part.
+        parts: How many follow; there are fewer where instants have many rows.
+
+    Returns:
+        The numbers of the rows, int64 ``(rows,)``, and the ascending beginnings of the parts with the end of the last.
+    """
     import numpy as np
 
     order = np.argsort(times, kind="stable")
     ordered = times[order]
-    wanted = np.linspace(len(times) // 2, len(times), design.folds + 1).astype(np.int64)
+    wanted = np.linspace(int(len(times) * first), len(times), parts + 1).astype(np.int64)
     bounds = np.unique(np.append(np.searchsorted(ordered, ordered[wanted[:-1]], side="left"), len(times)))
-    return [
-        Fold(f"0.{number}", design.seed, order[:start], order[start:stop])
-        for number, (start, stop) in enumerate(pairwise(bounds.tolist()))
-        if start > 0
-    ]
+    return order, bounds.tolist()
 
 
 def _free(rows: int, groups: NDArray[Any] | None, design: Design, repeat: int) -> list[Fold]:

@@ -16,6 +16,7 @@ from typing import Any
 from lineage.errors import InvalidQuestionError, UnavailableError
 from lineage.evaluation.losses import PairedLosses, TestedFold, grouped_clusters, paired
 from lineage.evaluation.record import ALL_ROWS, Record
+from lineage.mlflow import pages_of
 
 DROPPED = "lineage.dropped"
 LOSSES = "losses.parquet"
@@ -33,7 +34,7 @@ def records_of_runs(uri: str, experiment: str, *, model: str, epsilon: float, no
 
     Raises:
         InvalidQuestionError: There is no such experiment, or none of its runs has everything.
-        UnavailableError: MLflow is not installed.
+        UnavailableError: MLflow is not installed, or does not answer.
     """
     try:
         from mlflow.tracking import MlflowClient
@@ -43,7 +44,8 @@ def records_of_runs(uri: str, experiment: str, *, model: str, epsilon: float, no
     found = client.get_experiment_by_name(experiment)
     if found is None:
         raise InvalidQuestionError(f"There is no MLflow experiment '{experiment}' at '{uri}'.")
-    runs = [run for run in client.search_runs([found.experiment_id]) if DROPPED in run.data.tags]
+    every: Iterator[Any] = pages_of(lambda token: client.search_runs([found.experiment_id], page_token=token))
+    runs = [run for run in every if DROPPED in run.data.tags]
     full = next((run for run in runs if not run.data.tags[DROPPED].strip()), None)
     if full is None:
         raise InvalidQuestionError(

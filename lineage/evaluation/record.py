@@ -179,8 +179,9 @@ def _losses(path: Path, slices: list[str]) -> Iterator[tuple[str, PairedLosses]]
 
 
 def newest(records: tuple[Record, ...]) -> dict[tuple[str, tuple[str, ...]], Record]:
-    """Return the newest record of each model and what it was trained without; a confirmed one counts before a screened one."""
+    """Return the newest record of each model and what it was trained without, the newest last; a confirmed one before a screened one."""
     found: dict[tuple[str, tuple[str, ...]], Record] = {}
     for record in sorted(records, key=lambda r: (r.created_at, r.stage != "screened")):
+        found.pop((record.model, record.dropped), None)  # a key that is there would keep its old place
         found[record.model, record.dropped] = record
     return found

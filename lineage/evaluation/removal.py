@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from lineage.evaluation.data import Data, as_numbers
 from lineage.evaluation.fits import Fits
-from lineage.evaluation.folds import Design, Fold, clusters_of
+from lineage.evaluation.folds import Design, Fold, clusters_of, forward_parts
 from lineage.evaluation.intervals import Gain, gain_of
 from lineage.evaluation.losses import paired
 from lineage.evaluation.record import ALL_ROWS, Record, save_record
@@ -105,14 +105,16 @@ def _parts(data: Data, design: Design) -> tuple[Fold, list[Fold]]:
 
     rows = data.table.num_rows
     if design.kind == "forward":
-        order = np.argsort(as_numbers(data.table[data.time]), kind="stable")
-        cuts = np.linspace(int(rows * (1 - TESTED)), rows, design.folds + 1).astype(np.int64)
+        times = as_numbers(data.table[data.time])
+        order, cuts = forward_parts(times, 1 - TESTED, design.folds)
         search = order[: cuts[0]]
-        middle = int(len(search) * 0.7)
+        middle = forward_parts(times[search], 0.7, 1)[1][0] if len(search) else 0
+        if not middle:
+            raise TrainingError(f"the first half of the rows has too few instants of '{data.time}' to search in")
         split = Fold("search", design.seed, search[:middle], search[middle:])
         return split, [
             Fold(f"group.{k}", design.seed, order[:start], order[start:stop])
-            for k, (start, stop) in enumerate(pairwise(cuts.tolist()))
+            for k, (start, stop) in enumerate(pairwise(cuts))
         ]
     units = clusters_of(data, design) if data.group else np.arange(rows)
     random = np.random.default_rng([design.seed, 1])

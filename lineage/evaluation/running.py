@@ -154,7 +154,12 @@ class Preparation:
 
     def probe(self) -> None:
         """Train the whole model on the last fold: how long it takes, whether it is deterministic, what another seed makes."""
-        fold = folds_of(self.asked.data, replace(self.asked.design, repeats=1))[-1]
+        folds = folds_of(self.asked.data, replace(self.asked.design, repeats=1))
+        if not folds:
+            raise TrainingError(
+                f"no row is later than another by '{self.asked.data.time}', so there is no split forward in time"
+            )
+        fold = folds[-1]
         full = self.fits.losses(self.asked.data.features, fold)
         again = self.fits.losses(self.asked.data.features, fold, take="again")
         if abs(float((again - full).mean())) > _SAME * max(abs(float(full.mean())), 1e-12):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lineage.evaluation.data import Data, as_numbers
-from lineage.evaluation.dependence import SAMPLE, explained
+from lineage.evaluation.dependence import FEWEST, SAMPLE, explained
 from lineage.evaluation.folds import clusters_of, design_for
 from lineage.instants import day
 
@@ -30,6 +30,7 @@ class Succession:
         within_lower: It is above this with 95 %.
         backward: Share of the newer that the older explains.
         coverage: Share of the rows with the older that have the newer.
+        measured: Whether enough rows have both, and the older is no constant: else the shares say nothing.
         weekly: First day of a week -> coverage in it; empty where rows have no time.
     """
 
@@ -39,6 +40,7 @@ class Succession:
     within_lower: float
     backward: float
     coverage: float
+    measured: bool
     weekly: Mapping[str, float]
 
     @property
@@ -80,6 +82,7 @@ def succession(data: Data, older: str, newer: str, *, seed: int = 0) -> Successi
         within_lower=within[1],
         backward=explained(x, y[:, None])[0],
         coverage=float(both.sum() / max(has_old.sum(), 1)),
+        measured=len(y) > FEWEST and bool(np.ptp(y)),  # of which differences are as many less one
         weekly=_weekly(data, has_old, both),
     )
 

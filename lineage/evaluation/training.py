@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _SMALLEST = 1e-7  # a probability is never taken as less, so that one row cannot decide
+_ROUNDING = 1e-3  # probabilities may miss their bounds and their sum by so much
 # What a trainer of somebody else may raise; anything else is a fault of ours or an interrupt.
 TRAINER_ERRORS = (
     ArithmeticError,
@@ -105,7 +106,7 @@ class EstimatorTrainer:
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """The estimator's class and parameters.
+        """The estimator's class and parameters, and a hash of the source of what makes it.
 
         Raises:
             TrainingError: The factory fails.
@@ -120,7 +121,7 @@ class EstimatorTrainer:
         named = {
             name: value if isinstance(value, int | float | str | None) else repr(value) for name, value in found.items()
         }
-        return {"class": type(model).__qualname__, **named}
+        return {"class": type(model).__qualname__, **_source_of(self.factory), **named}
 
     def losses(self, features: Sequence[str], fold: Fold) -> NDArray[Any]:
         """Return the loss of each tested row after training on some features."""
@@ -200,11 +201,7 @@ class FunctionTrainer:
     @property
     def parameters(self) -> dict[str, Any]:
         """A hash of the function's source."""
-        try:
-            source = inspect.getsource(self.function)
-        except (OSError, TypeError):
-            return {}
-        return {"source_sha256": hashlib.sha256(source.encode()).hexdigest()}
+        return _source_of(self.function)
 
     def losses(self, features: Sequence[str], fold: Fold) -> NDArray[Any]:
         """Return the loss of each tested row after training on some features."""
@@ -232,22 +229,62 @@ def _seeded(factory: Callable[..., Any], seed: int) -> dict[str, int]:
     return next(({name: seed} for name in ("random_state", "seed") if name in known), {})
 
 
+def _source_of(made: Callable[..., Any]) -> dict[str, str]:
+    """Return a hash of the source of a function or class: edited, it is another experiment; nothing where it has no source."""
+    try:
+        source = inspect.getsource(made)
+    except (OSError, TypeError):
+        return {}
+    return {"source_sha256": hashlib.sha256(source.encode()).hexdigest()}
+
+
 def _losses(answer: Any, target: NDArray[Any], classes: int, order: Any, name: str) -> NDArray[Any]:
     """Return squared errors, or log losses with probabilities kept away from 0 and 1."""
     import numpy as np
 
-    predicted = np.asarray(answer, np.float64)
-    if len(predicted) != len(target):
-        raise TrainingError(f"the trainer {name} gave {len(predicted)} predictions for {len(target)} rows")
+    rows = np.arange(len(target))
+    predicted = _predicted(answer, len(target), name)
+    if not classes:
+        if predicted.size != len(target):
+            raise TrainingError(f"the trainer {name} gave {predicted.size // len(target)} numbers for a row, not one")
+        return np.asarray((target - predicted.reshape(len(target))) ** 2, np.float64)
+    known = np.arange(classes) if order is None else np.asarray(order, np.int64)
+    full = np.zeros((len(target), classes))
+    full[:, known] = _probabilities(predicted, len(known), name)
+    return np.asarray(-np.log(np.clip(full[rows, target], _SMALLEST, 1.0)), np.float64)
+
+
+def _predicted(answer: Any, rows: int, name: str) -> NDArray[Any]:
+    """Return finite float64 ``(rows,)`` or ``(rows, more)``."""
+    import numpy as np
+
+    try:
+        predicted = np.asarray(answer, np.float64)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise TrainingError(f"the trainer {name} predicted what is no number: {_first_line(error)}") from error
+    if predicted.ndim not in (1, 2) or len(predicted) != rows:
+        raise TrainingError(f"the trainer {name} gave predictions of shape {predicted.shape} for {rows} rows")
     if not np.isfinite(predicted).all():
         raise TrainingError(
             f"the trainer {name} predicted NaN or infinity for {int((~np.isfinite(predicted)).sum())} numbers"
         )
-    if not classes:
-        return np.asarray((target - predicted.reshape(len(target))) ** 2, np.float64)
-    if predicted.ndim == 1:
+    return predicted
+
+
+def _probabilities(predicted: NDArray[Any], classes: int, name: str) -> NDArray[Any]:
+    """Return float64 ``(rows, classes)``, whose rows sum to 1; ``(rows,)`` are those of the second of two classes."""
+    import numpy as np
+
+    if predicted.ndim == 1 and classes == 2:
         predicted = np.column_stack([1 - predicted, predicted])
-    full = np.zeros((len(target), classes))
-    full[:, np.arange(predicted.shape[1]) if order is None else np.asarray(order, np.int64)] = predicted
-    chance = full[np.arange(len(target)), target]
-    return np.asarray(-np.log(np.clip(chance, _SMALLEST, 1.0)), np.float64)
+    if predicted.ndim == 1 or predicted.shape[1] != classes:
+        raise TrainingError(
+            f"the trainer {name} gave predictions of shape {predicted.shape}, no probabilities of {classes} classes"
+        )
+    if predicted.min(initial=0) < -_ROUNDING or predicted.max(initial=0) > 1 + _ROUNDING:
+        raise TrainingError(
+            f"the trainer {name} gave {predicted.min():g} to {predicted.max():g}; probabilities are from 0 to 1"
+        )
+    if (np.abs(predicted.sum(axis=1) - 1) > _ROUNDING).any():
+        raise TrainingError(f"the trainer {name} gave probabilities that do not sum to 1")
+    return predicted

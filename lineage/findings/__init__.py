@@ -89,6 +89,8 @@ __all__ = [
     "Verdict",
     "check",
     "explain",
+    "rules_of",
+    "selected",
 ]
 
 
@@ -132,7 +134,7 @@ def check(state: State, parameters: Parameters | None = None, *, select: Iterabl
         InvalidQuestionError: `select` names no finding.
     """
     settings = parameters or Parameters()
-    wanted = frozenset(_selected(tuple(select) or settings.select))
+    wanted = frozenset(selected(select, settings))
     runs = [run for run in FINDINGS if wanted.intersection(_RULES_OF[run])]
     found = (_judged(finding, settings, state.now) for run in runs for finding in run(state, settings))
     return Findings(tuple(sorted((f for f in found if f.rule in wanted), key=_rank)), state.usage.coverage())
@@ -164,7 +166,8 @@ def explain(state: State, finding_id: str, parameters: Parameters | None = None)
         NotFoundError: No finding has this identity, now.
         InvalidQuestionError: Several begin so.
     """
-    every = {finding.id: finding for finding in check(state, parameters, select=[rule.code for rule in RULES]).all}
+    codes = [rule.code for rule in rules_of(finding_id) or selected((), Parameters())]
+    every = {finding.id: finding for finding in check(state, parameters, select=codes).all}
     matching = [found for found in every if found.startswith(finding_id)] if finding_id else []
     if finding_id in every:
         return every[finding_id]
@@ -175,7 +178,27 @@ def explain(state: State, finding_id: str, parameters: Parameters | None = None)
     return every[matching[0]]
 
 
-def _selected(select: tuple[str, ...]) -> tuple[Rule, ...]:
+def rules_of(finding_id: str) -> tuple[Rule, ...]:
+    """Return the rules that a finding may be of, given its identity or the beginning of it.
+
+    >>> [rule.code for rule in rules_of("LN105-01")], [rule.code for rule in rules_of("LN30")][:2], rules_of("")
+    (['LN105'], ['LN301', 'LN302'], ())
+    """
+    code = finding_id.partition("-")[0]
+    return tuple(rule for rule in RULES if code and rule.code.startswith(code))
+
+
+def selected(select: Iterable[str], settings: Parameters) -> tuple[Rule, ...]:
+    """Return the rules that a selection means.
+
+    Args:
+        select: Codes, beginnings of codes or names; empty is what the project selects, else what runs by itself.
+        settings: What the project sets.
+
+    Raises:
+        InvalidQuestionError: It names no finding.
+    """
+    select = tuple(select) or settings.select
     for text in select:
         if not any(_is_selected(rule, text) for rule in RULES):
             known = ", ".join(rule.code for rule in RULES)

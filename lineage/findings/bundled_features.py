@@ -6,6 +6,7 @@ and not all of it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 
 from lineage.evaluation.evidence import records_of
@@ -94,7 +95,7 @@ def _finding(
 
 def _key(snapshot: Snapshot, change: ChangeSet) -> str:
     keys = [key for key, manifest in snapshot.consumers.items() if manifest.name == change.model]
-    return max(keys, default=change.model)
+    return max(keys, key=lambda key: [int(number) for number in re.findall(r"\d+", key)], default=change.model)
 
 
 def _part(record: Record, change: ChangeSet, features: frozenset[str]) -> frozenset[str]:

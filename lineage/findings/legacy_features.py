@@ -97,7 +97,11 @@ def _finding(
 ) -> Finding:
     older, newer, why = pair
     rule, verdict, said = _verdict(state, pair, found, report)
-    explains = f"{newer} explains {found.share:.1%} of {older} (at least {min(found.lower, found.within_lower):.1%}, trends taken away)"
+    explains = (
+        f"{newer} explains {found.share:.1%} of {older} (at least {min(found.lower, found.within_lower):.1%}, trends taken away)"
+        if found.measured
+        else "Too few rows have both, or the older is constant there"
+    )
     both_ways = "; they are copies" if min(found.share, found.backward) >= _DUPLICATE else ""
     return Finding(
         rule=rule,
@@ -116,6 +120,7 @@ def _finding(
                 "explained_within_lower": found.within_lower,
                 "explained_backward": found.backward,
                 "coverage": found.coverage,
+                "measured": found.measured,
                 "coverage_per_week": dict(found.weekly),
             },
         ),
@@ -131,10 +136,11 @@ def _verdict(
     start, end = Node("feature", older), Node("feature", newer)
     if start in state.graph and end in state.graph and state.graph.path((start,), (end,)) is not None:
         return LEGACY, Verdict.CLEARED, "The newer is computed from the older, which therefore cannot go."
-    if not found.complete:
-        return SUPERSEDED, Verdict.FLAGGED, f"Superseded, not yet redundant: it is needed where {newer} is null."
-    if not found.redundant:
-        return SUPERSEDED, Verdict.FLAGGED, "Superseded, not yet redundant: the newer does not say the same."
+    if not found.measured:
+        return SUPERSEDED, Verdict.UNDETERMINED, "Superseded; whether it is redundant was not measured."
+    if not (found.complete and found.redundant):
+        why = "the newer does not say the same" if found.complete else f"it is needed where {newer} is null"
+        return SUPERSEDED, Verdict.FLAGGED, f"Superseded, not yet redundant: {why}."
     judgement = report.about(older) if report and not report.stale else None
     if judgement is None or judgement.worth is Worth.UNDETERMINED:
         return (

@@ -39,6 +39,10 @@ class Told:
     skipped: list[tuple[int, str]] = field(default_factory=list)
 
 
+# What manifests and services say: it lets whoever may write it speak for others.
+DECLARED = frozenset({"selects", "serves", "reads_declared", "trains_on", "produces"})
+
+
 def read_events(path: Path) -> Iterator[Any]:
     """Yield what a file holds: JSON lines, or one array; a line that is no JSON comes as the ValueError that says so.
 
@@ -57,7 +61,7 @@ def read_events(path: Path) -> Iterator[Any]:
         raise InvalidQuestionError(f"'{path}' cannot be read: {error}.") from error
     try:
         whole = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         yield from (_decoded(line) for line in text.splitlines() if line.strip())
     else:
         yield from whole if isinstance(whole, list) else [whole]
@@ -68,21 +72,24 @@ def _decoded(text: str) -> Any:
         return json.loads(text)
     except ValueError as error:
         return error
+    except RecursionError:
+        return ValueError("it is nested too deeply")
 
 
-def told_by(events: Iterable[tuple[int, Any]], *, project: str, origin: str) -> Told:
+def told_by(events: Iterable[tuple[int, Any]], *, project: str, origin: str, declared: bool = True) -> Told:
     """Return what events tell, in any order.
 
     Args:
         events: Decoded events with their places.
         project: Name of the project that they are read into: what is in its namespace is its own.
         origin: Where they come from, for evidence.
+        declared: Whether our own facet may tell what manifests declare; if not, such an event is skipped.
     """
     told = Told()
     for place, event in events:
         try:
-            _Event(event, project, origin, place).tell(told)
-        except (KeyError, TypeError, AttributeError, ValueError, InvalidQuestionError) as error:
+            _Event(event, project, origin, place, declared=declared).tell(told)
+        except (KeyError, TypeError, AttributeError, ValueError, RecursionError, InvalidQuestionError) as error:
             told.skipped.append((place, _reason(error)))
     return told
 
@@ -94,12 +101,13 @@ def _reason(error: Exception) -> str:
 class _Event:
     """Reads one event."""
 
-    def __init__(self, event: Any, project: str, origin: str, place: int) -> None:
+    def __init__(self, event: Any, project: str, origin: str, place: int, *, declared: bool) -> None:
         if isinstance(event, ValueError):
             raise event
         if not isinstance(event, Mapping):
             raise TypeError("it is no JSON object")
-        self.event = event
+        _check_text(event)
+        self.event, self.declared = event, declared
         self.at = instant(str(event["eventTime"]), now=0)
         self.namespace = namespace_of(project)
         self.origin, self.place = origin, place
@@ -125,8 +133,10 @@ class _Event:
 
     def _edges(self) -> Iterator[Edge]:
         own = list(self._objects())
-        for _, facet in own:
-            yield from (Edge(_node(up), _node(down), _edge_kind(kind)) for up, down, kind in facet["edges"])
+        for up, down, kind in (edge for _, facet in own for edge in facet["edges"]):
+            if kind in DECLARED and not self.declared:
+                raise ValueError(f"'{kind}' is declared, which is taken from `lineage import openlineage` alone")
+            yield Edge(_node(up), _node(down), _edge_kind(kind))
         job = self.event.get("job")
         if own or (job and job["namespace"] == self.namespace):
             return
@@ -181,6 +191,14 @@ class _Event:
 
     def _dataset(self, described: Mapping[str, Any]) -> Node:
         return dataset_node(described["namespace"], described["name"], own=self.namespace)
+
+
+def _check_text(event: Mapping[str, Any]) -> None:
+    """Refuse half of a surrogate pair: JSON can escape it, and no file and no answer can hold it."""
+    try:
+        json.dumps(event, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise ValueError("it holds text that is no Unicode") from None
 
 
 def _kind_of(read: Mapping[str, Any]) -> str:

@@ -120,6 +120,11 @@ class TestSuccession:
         weeks = list(found.weekly.values())
         assert (weeks[0], weeks[-1]) == (0.0, 1.0)
 
+    @pytest.mark.parametrize("older", [np.arange(80.0), np.ones(ROWS)])
+    def test_few_rows_or_a_constant_measure_nothing(self, tmp_path, older):
+        data = table(tmp_path / "d.parquet", older=older, newer=older, y=np.arange(len(older)))
+        assert not succession(data, "older", "newer").measured
+
 
 def asked(data, tmp_path, **fields):
     drops = tuple(Drop(name, (name,)) for name in data.features)
@@ -169,6 +174,21 @@ class TestRemovable:
             seen = set(search.train.tolist()) | set(search.test.tolist())
             assert all(not seen & set(fold.test.tolist()) for fold in tested)
             assert all(not set(fold.train.tolist()) & set(fold.test.tolist()) for fold in tested)
+
+    def test_rows_of_one_instant_are_never_trained_and_tested_on(self, tmp_path):
+        from lineage.evaluation.removal import _parts
+
+        instants = np.sort(np.random.default_rng(3).integers(0, 37, ROWS))
+        at = pa.array(instants * DAY, pa.timestamp("us", "UTC"))
+        data = table(tmp_path / "d.parquet", x=np.arange(ROWS), y=np.arange(ROWS), at=at)
+        search, tested = _parts(data, design_for(data))
+        assert all(instants[fold.train].max() < instants[fold.test].min() for fold in [search, *tested])
+        assert instants[search.test].max() < instants[tested[0].test].min()
+
+    def test_rows_of_too_few_instants_propose_nothing(self, tmp_path):
+        at = pa.array((np.arange(ROWS) > ROWS * 0.8) * DAY, pa.timestamp("us", "UTC"))
+        found = self.group(tmp_path, x=np.arange(ROWS), y=np.arange(ROWS), at=at)
+        assert (found.proposed, "too few instants" in found.problem) == ((), True)
 
     def test_copies_are_equal_up_to_scale_with_nulls_in_the_same_rows(self, tmp_path):
         x = np.random.default_rng(4).normal(size=500)
@@ -355,3 +375,11 @@ def test_a_report_without_any_evaluation_says_how_to_make_one(project, run):
     code, captured = run("debt")
     assert "lineage evaluate delay_model@1" in captured.out
     assert code in (0, 1)
+
+
+def test_a_successor_that_could_not_be_measured_is_undetermined(indebted):
+    path = indebted.path.parent / "datasets" / "delay_training" / "data.parquet"
+    pq.write_table(pq.read_table(path).slice(0, 80), path)
+    found = findings(indebted, "LN421")["delay_model@1 reads weather@v1:temp beside weather@v2:temp"]
+    assert found.verdict is Verdict.UNDETERMINED
+    assert "explains" not in found.message

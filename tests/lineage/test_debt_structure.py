@@ -47,6 +47,15 @@ def test_two_features_of_one_commit_that_nobody_evaluated_are_a_bundle(bundled):
     assert found[BUNDLE].evidence[0]["score"] == 1.0
 
 
+def test_the_fix_names_the_latest_version_by_its_number(registry):
+    registry.commit(with_reads(ONE), when=DECLARED)
+    document = with_reads(THREE, "delay_model@9")
+    document["consumers"] |= consumer("delay_model@10", reads=THREE, dataset="delay_training", label="late")
+    registry.commit(document, when=DECLARED + DAY, revision=2)
+    found = flagged(registry.folder, "LN410")[BUNDLE]
+    assert found.fix.startswith("lineage evaluate delay_model@10 ")
+
+
 @pytest.mark.parametrize(
     ("without", "fields", "is_bundle"),
     [

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,10 +19,11 @@ from lineage import Verdict
 from lineage.cli import main
 from lineage.errors import CorruptRegistryError, InvalidQuestionError, NotFoundError
 from lineage.evaluation.data import read_data
+from lineage.evaluation.evidence import reports_of
 from lineage.evaluation.folds import Design, clusters_of, design_for, folds_of
-from lineage.evaluation.record import newest, read_records
+from lineage.evaluation.record import Record, newest, read_records, save_record
 from lineage.evaluation.running import Drop, Evaluation, evaluate
-from lineage.evaluation.training import EstimatorTrainer, FunctionTrainer, imported
+from lineage.evaluation.training import EstimatorTrainer, FunctionTrainer, TrainingError, imported
 from lineage.evaluation.verdicts import Worth
 
 NOW = 1_780_000_000_000_000
@@ -156,6 +158,13 @@ def test_bad_input_is_said_plainly_and_nothing_is_judged(dataset, tmp_path, chan
     assert said in found.judgements[0].reason
 
 
+def test_rows_of_one_instant_decide_nothing(dataset, tmp_path):
+    found = run(dataset(at=pa.array(np.zeros(3000, int), pa.timestamp("us", "UTC"))), tmp_path)
+    assert {j.reason for j in found.judgements} == {
+        "no row is later than another by 'at', so there is no split forward in time"
+    }
+
+
 def test_few_independent_groups_decide_nothing(dataset, tmp_path):
     found = run(dataset(customer=np.arange(3000) % 10), tmp_path, group="customer")
     assert {j.reason for j in found.judgements} == {"only 10 independent groups of rows; at least 20 are needed"}
@@ -179,6 +188,63 @@ def test_a_train_function_gets_no_label_and_no_dropped_feature(dataset, tmp_path
     assert worths(found) == {"big": Worth.MATERIAL}
     assert all("value" not in test for _, test, _ in seen)
     assert any("big" not in train for train, _, _ in seen)
+
+
+def ones(rows, columns=None):
+    return np.ones(rows if columns is None else (rows, columns))
+
+
+@pytest.mark.parametrize(
+    ("label", "answer", "said"),
+    [
+        ("late", lambda rows: np.linspace(-1, 5, rows), "probabilities are from 0 to 1"),
+        ("late", lambda rows: ones(rows, 2), "do not sum to 1"),
+        ("late", lambda rows: ones(rows, 3) / 3, "no probabilities of 2 classes"),
+        ("three", lambda rows: np.arange(rows) % 3, "no probabilities of 3 classes"),
+        ("value", lambda rows: ["much"] * rows, "no number"),
+        ("value", lambda rows: ones(rows, 2), "2 numbers for a row"),
+        ("value", lambda rows: 1.0, "shape ()"),
+    ],
+)
+def test_predictions_of_the_wrong_form_are_no_losses(dataset, label, answer, said):
+    data = read_data(dataset(three=[*rows()["text"].tolist()[:-1], "c"]), label=label)
+    trainer = FunctionTrainer("t:wrong", lambda train, test, *, label, seed: answer(len(test)), data)
+    with pytest.raises(TrainingError, match=re.escape(said)):
+        trainer.losses(("big",), folds_of(data, Design("plain"))[0])
+
+
+def test_probabilities_are_taken_as_two_columns_or_as_those_of_the_second_class(dataset):
+    data = read_data(dataset(), label="late")
+    fold = folds_of(data, Design("plain"))[0]
+    chance = np.random.default_rng(5).random(len(fold.test)).astype(np.float32)
+    expected = -np.log(np.where(data.target()[fold.test] == 1, chance, 1 - chance))
+    for answer in (chance, np.column_stack([1 - chance, chance])):
+        trainer = FunctionTrainer("t:two", lambda train, test, *, label, seed, answer=answer: answer, data)
+        assert trainer.losses(("big",), fold) == pytest.approx(expected, abs=1e-6)
+
+
+def test_an_edited_factory_is_another_experiment(dataset, tmp_path, monkeypatch):
+    data = read_data(dataset(), label="value", leave_out=("late",))
+    monkeypatch.syspath_prepend(tmp_path)
+    source = "from sklearn.linear_model import Ridge\ndef make():\n    return Ridge().set_params(alpha={})\n"
+    found = []
+    for name, text in (("first", "1"), ("second", "1 * 1"), ("third", "1")):
+        (tmp_path / f"edited_{name}.py").write_text(source.format(text))
+        found.append(EstimatorTrainer("m:make", imported(f"edited_{name}:make", tmp_path), data).parameters)
+    assert found[0] != found[1]
+    assert found[0] == found[2]
+
+
+def test_the_newest_record_decides_what_is_compared(project, ask):
+    def record(dropped, at, digest):
+        return Record(
+            "m@1", (dropped,), ("a", "b"), "d", digest, "y", "squared_error", "t:t", at, problem="too little data"
+        )
+
+    for made in (record("a", 1, "old"), record("b", 2, "old"), record("a", 3, "new")):
+        save_record(project.folder / "store" / "evaluations", made)
+    (report,) = reports_of(ask.state())
+    assert [(one.dropped, one.digest) for one in report.records] == [(("a",), "new")]
 
 
 def test_forward_folds_never_train_on_what_came_later(dataset):
@@ -242,12 +308,13 @@ def test_a_small_budget_screens_first_and_says_what_was_not_confirmed(dataset, t
 
 
 SLOW = """
+import os
 import time
 from sklearn.linear_model import Ridge
 
 class Slow(Ridge):
     def fit(self, values, target):
-        time.sleep(0.05)
+        time.sleep(float(os.environ.get("SLOW_FIT", "0")))
         return super().fit(values, target)
 """
 
@@ -258,7 +325,10 @@ def test_a_killed_evaluation_goes_on_where_it_was(project, dataset, capsys):
     asked += ["--estimator", "slow_model:Slow", "--project", str(project.folder), "--format", "json"]
     fits = project.folder / "store" / "evaluations" / "fits"
     process = subprocess.Popen(
-        [sys.executable, "-m", "lineage.cli", *asked], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-m", "lineage.cli", *asked],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"SLOW_FIT": "0.05"},
     )
     deadline = time.monotonic() + 60
     while len(list(fits.glob("*.npz"))) < 12 and time.monotonic() < deadline:
@@ -267,7 +337,6 @@ def test_a_killed_evaluation_goes_on_where_it_was(project, dataset, capsys):
     process.communicate()
     kept = len(list(fits.glob("*.npz")))
     assert kept >= 12
-    (project.folder / "slow_model.py").write_text(SLOW.replace("0.05", "0"))
     with pytest.raises(SystemExit) as caught:
         main(asked)
     assert not caught.value.code

@@ -70,6 +70,18 @@ def test_runs_that_are_no_pair_are_undetermined_with_the_reason(tracked):
     assert "no artefact" in found["seats"].reason
 
 
+def test_runs_of_every_page_are_read(tracked, monkeypatch):
+    from mlflow.tracking import MlflowClient
+
+    whole = MlflowClient.search_runs
+    monkeypatch.setattr(MlflowClient, "search_runs", lambda *args, **named: whole(*args, **named, max_results=1))
+    uri, log = tracked
+    log("")
+    log("temp", 0.5)
+    log("humid", 0.0)
+    assert set(read(uri)) == {"temp", "humid"}
+
+
 def test_without_a_run_of_everything_nothing_is_read(tracked):
     uri, log = tracked
     log("temp", 0.5)

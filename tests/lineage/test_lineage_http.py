@@ -10,6 +10,8 @@ from fastapi import FastAPI, HTTPException
 from lineage.cli import main
 from lineage.http import router
 
+JSON_TYPE = {"content-type": "application/json"}
+
 
 class Caller:
     """Asks an application in this process."""
@@ -107,3 +109,57 @@ def test_events_are_taken_in_and_what_is_none_is_told(project, ask):
     }
     for body in ({"content": b"{}"}, {"content": b"{", "headers": {"content-type": "application/json"}}):
         assert client.request("POST", "/lineage/openlineage", **body).status_code == 400
+
+
+def test_text_that_is_no_unicode_is_skipped_and_the_rest_is_taken(project, ask):
+    good = {"eventTime": "2026-05-01T00:00:00Z", "job": {"namespace": "etl", "name": "copy"}}
+    bad = {"eventTime": "2026-05-01T00:00:00Z", "job": {"namespace": "etl", "name": "\ud800"}}
+    body = json.dumps([bad, good, {"eventTime": "\ud800"}]).encode()
+    answer = client_of(ask).request("POST", "/lineage/openlineage", content=body, headers=JSON_TYPE)
+    assert answer.status_code == 200
+    assert (answer.json()["events"], [place for place, _ in answer.json()["skipped"]]) == (1, [1, 3])
+
+
+def test_what_is_nested_without_end_is_a_question_that_cannot_be_answered(project, ask):
+    client = client_of(ask)
+    deep = client.request("POST", "/lineage/openlineage", content=b"[" * 100_000, headers=JSON_TYPE)
+    assert deep.status_code == 400
+    for opening in ("(", "not "):
+        answer = client.get(f"/lineage/select?selection={opening * 3000}")
+        assert (answer.status_code, "nested" in answer.json()["error"]) == (400, True)
+    assert client.get(f"/lineage/select?selection={'(' * 40}weather@v1{')' * 40}").status_code == 200
+
+
+def test_manifests_are_not_declared_over_http(project, ask):
+    event = {
+        "eventTime": "2026-05-01T00:00:00Z",
+        "job": {
+            "namespace": "featurestore://flights",
+            "name": "read/board",
+            "facets": {
+                "featurestore_lineage": {
+                    "object": ["consumer", "board@1"],
+                    "edges": [[["feature", "weather@v1:temp"], ["consumer", "board@1"], "reads_declared"]],
+                }
+            },
+        },
+    }
+    answer = client_of(ask).request("POST", "/lineage/openlineage", json=[event]).json()
+    assert (answer["events"], len(answer["skipped"])) == (0, 1)
+    assert "declared" in answer["skipped"][0][1]
+    assert ask.take_events([event], origin="file").edges == 1
+
+
+@pytest.mark.parametrize("path", ["check?select=LN430", "check?select=LN", "explain/LN430-01", "explain/L"])
+def test_statistics_of_rows_are_left_to_the_command(project, ask, path):
+    answer = client_of(ask).get(f"/lineage/{path}")
+    assert answer.status_code == 400
+    assert "Run `lineage " in answer.json()["error"]
+
+
+def test_statistics_that_the_project_selects_are_left_to_the_command(project, ask):
+    (project.folder / "lineage.toml").write_text('select = ["LN4"]\n')
+    client = client_of(ask)
+    assert client.get("/lineage/check").status_code == 400
+    assert client.get("/lineage/check?select=LN1").status_code == 200
+    assert client.get("/lineage/explain/nothing").status_code == 404

@@ -17,6 +17,7 @@ from lineage import (
     UnavailableError,
 )
 from lineage.errors import NotAllowedError
+from lineage.log import read_change_log
 
 DAY = 86_400_000_000
 
@@ -183,3 +184,13 @@ def test_importing_lineage_loads_none_of_its_modules():
     assert (
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
     )
+
+
+def test_the_change_log_takes_an_object_as_it_is_written(project):
+    with sqlite3.connect(project.path) as connection:
+        for object_ in ("air_port@v1", "airXport@v1", "load%@v1", "loads@v1"):
+            connection.execute("INSERT INTO changes VALUES (1, 0, 'create', ?, '')", (object_,))
+        found = {about: read_change_log(connection, about=about, until=2**62) for about in ("air_p", "load%", "")}
+    assert [entry.object for entry in found["air_p"]] == ["air_port@v1"]
+    assert [entry.object for entry in found["load%"]] == ["load%@v1"]
+    assert {"airXport@v1", "loads@v1"} <= {entry.object for entry in found[""]}

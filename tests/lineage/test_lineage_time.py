@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from benchmarks.lineage_scale import layered_graph
 from lineage.graph import EVER, Edge, EdgeEvent, Graph, Moment, Node, NodeTable, load_graph, rows, save_graph, spans_of
+from lineage.imported import put_manifests
+from lineage.registry import Consumer
 
 DAY = 86_400_000_000
 
@@ -184,6 +186,14 @@ def test_a_kept_graph_answers_like_the_registry_and_is_dropped_when_that_changes
     monkeypatch.undo()
     project.read("plane@v1:seats", "", principal="bob", binding="undeclared")
     assert "principal:bob" in map(str, ask.graph().nodes)
+
+
+def test_a_kept_graph_is_dropped_when_a_manifest_of_another_tool_changes_and_nothing_else(project, ask, monkeypatch):
+    monkeypatch.setattr("lineage.timeline.LARGE", 0)
+    for ref in ("weather@v1:temp", "weather@v2:temp"):
+        put_manifests(ask.records, [(Consumer("fresh@1", "model", "fresh", "1", reads=(ref,)), DAY)], origin="mlflow")
+        assert "fresh@1" in {str(node) for node in ask.downstream(ref).nodes}
+        assert any(ref in str(edge) and "fresh@1" in str(edge) for edge in ask.timeline().edges)
 
 
 def test_a_kept_answer_on_declarations_is_that_of_all_commits(project, document, ask, monkeypatch):

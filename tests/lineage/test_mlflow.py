@@ -9,6 +9,7 @@ from conftest import NOW
 
 from lineage import Lineage, NotFoundError
 from lineage.cli import main
+from lineage.errors import UnavailableError
 from lineage.mlflow import connect_to, manifest_of_model, manifest_tags, read_models, tag_models
 
 with warnings.catch_warnings():
@@ -17,6 +18,7 @@ with warnings.catch_warnings():
     from mlflow.entities import Dataset as LoggedDataset
     from mlflow.entities import DatasetInput
     from mlflow.models import Model, ModelSignature
+    from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, TEMPORARILY_UNAVAILABLE
     from mlflow.types import ColSpec, Schema
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's own
@@ -130,6 +132,45 @@ def test_manifests_become_tags_of_the_model_and_its_run_and_come_back(project, a
     assert set(manifests(client, ask)["delay_model@1"].consumer.reads) == declared.features
 
 
+def test_what_a_manifest_no_longer_declares_leaves_no_tag(project, ask, document, client, register):
+    version = register("delay_model")
+    for name in ("featurestore.features.1", "featurestore.dataset"):
+        client.set_model_version_tag("delay_model", "1", name, '["weather@v2:humid"]')
+        client.set_tag(version.run_id, name, '["weather@v2:humid"]')
+    client.set_tag(version.run_id, "team", "risk")
+    tag_models(client, ask.state().snapshot)
+    expected = set(manifest_tags(ask.state().snapshot, "delay_model@1"))
+    kept = client.get_run(version.run_id).data.tags
+    assert {name for name in kept if name.startswith("featurestore.")} == expected
+    assert set(client.get_model_version("delay_model", "1").tags) == expected
+    assert kept["team"] == "risk"
+    declared = ask.state().snapshot.consumers["delay_model@1"]
+    assert set(manifests(client, ask)["delay_model@1"].consumer.reads) == declared.features
+
+
+def test_a_run_that_cannot_be_read_is_no_run_that_is_gone(project, ask, client, register, monkeypatch):
+    register("fresh", tags={"feast.feature_refs": "weather:temp"})
+
+    def fails(code):
+        def get_run(run_id):
+            raise mlflow.MlflowException("not now", error_code=code)
+
+        monkeypatch.setattr(client, "get_run", get_run)
+
+    fails(RESOURCE_DOES_NOT_EXIST)
+    assert manifests(client, ask)["fresh@1"].consumer.reads == ()
+    fails(TEMPORARILY_UNAVAILABLE)
+    with pytest.raises(UnavailableError, match="not now"):
+        manifests(client, ask)
+
+
+def test_pages_are_read_to_the_last(client, register, monkeypatch):
+    for _ in range(3):
+        register("fresh")
+    monkeypatch.setattr("lineage.mlflow._PAGE", 2)
+    assert {model.key for model in read_models(client)} == {"fresh@1", "fresh@2", "fresh@3"}
+
+
 def test_a_long_list_goes_on_in_numbered_tags(project, ask, document, client, register):
     names = [f"temp_{n}" for n in range(900)]
     document["views"]["weather"]["versions"]["1"]["features"] = [
@@ -166,6 +207,15 @@ def test_after_an_import_every_question_knows_the_models(project, uri, register,
     assert ("ada", ("fresh@1",)) in {(c.owner, c.objects) for c in hit.contacts}
     standings = {r.reader.node.name: r.feature for r in ask.consumers("plane@v1:seats").relations}
     assert standings["fresh@1"] == "plane@v1:seats"
+
+
+def test_the_password_of_an_address_is_not_kept(project, ask, client, register, monkeypatch):
+    register("fresh", datasets=[saved(features={"seats": "plane@v1:seats"})])
+    monkeypatch.setattr("lineage.mlflow.connect_to", lambda uri, *, registry_uri: client)
+    main_or_done(["import", "mlflow", "http://me:secret@mlflow:5000", "--project", str(project.folder)])
+    kept = ask.records.read_bytes()
+    assert b"http://mlflow:5000" in kept
+    assert b"secret" not in kept
 
 
 def test_a_manifest_of_the_registry_counts_before_one_of_mlflow(project, ask, uri, register):
