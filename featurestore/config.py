@@ -8,12 +8,11 @@ import tomllib
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal, get_args, get_type_hints
-from urllib.parse import urlsplit
 
 import msgspec
 
 from featurestore.errors import ConfigError, NotFoundError, nearest_name
-from featurestore.online.redis_address import RedisAddress
+from featurestore.online.redis_address import RedisAddress, names_password
 
 FILE = "featurestore.toml"
 
@@ -190,7 +189,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
                 ) from error
         if not online.url:
             raise ConfigError("There is no URL of Redis.", place="online", repair=f"Set {variable}, url_file or url.")
-        if urlsplit(online.url).password:
+        if names_password(online.url):
             raise ConfigError(
                 "A password does not belong into featurestore.toml.",
                 place="online.url",

@@ -131,6 +131,11 @@ class OnlineRows:
     def __len__(self) -> int:
         return len(self._views[0].records) if self._views else 0
 
+    @property
+    def in_flight(self) -> list[str]:
+        """The outputs of which a share of the keys gets another version, while a rollout is under way."""
+        return [name for name, output in self._outputs.items() if output.view in self._moved]
+
     def versions(self, name: str) -> list[str]:
         """Return which view version each key got of an output; all the same unless a rollout is under way.
 

@@ -308,6 +308,8 @@ class _Planner:
             return view
         ref = replace(view.ref, version=rollout.to)
         record = self.snapshot.view(ref)
+        if record.status == "retired" or record.access == "enforce":
+            return view  # nobody reads it by chance
         there = {feature.name: feature for feature in record.stored()}
         kept = [f for f in view.features if f.name in there and there[f.name].dtype == f.dtype]
         if not kept or (rollout.kind == "canary" and len(kept) < len(view.features)):

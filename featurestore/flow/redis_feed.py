@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import msgspec
 import pyarrow as pa
@@ -22,6 +23,7 @@ from featurestore.flow.apply import WrittenView, release_rows, show_rows
 from featurestore.flow.fold import TRIMMED, Tables
 from featurestore.flow.materialize import MaterializeReport, fill_online
 from featurestore.flow.row_log import conform, logged_rows
+from featurestore.offline.durable import write_durably
 from featurestore.online.keyspaces import (
     Keyspace,
     find_keyspace,
@@ -35,11 +37,14 @@ from featurestore.online.redis_address import RedisAddress
 from featurestore.online.store import Head, OnlineStore, Snapshot, read_head, write_head
 from featurestore.refs import ViewRef
 from featurestore.registry.snapshot import RegistrySnapshot
+from featurestore.rows import SEQ
 
 _ROWS_AT_ONCE = 50_000  # read from the log
 _ROWS_OF_A_COMMIT = 5_000
-_OWNER = b"store_id"
+_LOG_ID = b"log_id"
 _GRACE = 60_000_000  # microseconds that a row stays after it is too old: clocks differ
+
+_Filling = tuple[ViewRef, tuple[int, ...]]  # a view version and its layouts
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +72,7 @@ class RedisFeed:
     Args:
         address: Where Redis is.
         log: The store that accepts rows; the caller is its only writer.
+        owner: The file that tells this project's store from others; it is made when there is none.
         snapshot: Returns the registry as it is now.
         tables: Gives the offline table of a view version.
         expire: Whether rows that are older than the ttl of their view go by themselves; not on the replay clock.
@@ -76,6 +82,7 @@ class RedisFeed:
         self,
         address: RedisAddress,
         log: OnlineStore,
+        owner: Path,
         snapshot: Callable[[], RegistrySnapshot],
         tables: Tables,
         *,
@@ -87,10 +94,8 @@ class RedisFeed:
         self._tables = tables
         self._expire = expire
         self._mutex = threading.RLock()
-        self._owner = self._identify()
-        self._filled: set[tuple[ViewRef, tuple[int, ...]]] = (
-            set()
-        )  # view versions and layouts that are known to be readable there
+        self._owner, self._log_id = _owner_of(owner), self._identify()
+        self._filled: set[_Filling] = set()  # known to be readable there
 
     def step(self) -> int:
         """Bring everything to Redis that is not there yet, and return how many rows of the log that were.
@@ -126,6 +131,7 @@ class RedisFeed:
         if view.record.kind == "window":
             return None
         with self._mutex:
+            self._filled.discard(_filling(view))  # if it fails, the next step fills
             self.step()
             return fill_online(self.store, view, self._tables(view.ref), now=now, full=full)
 
@@ -141,40 +147,49 @@ class RedisFeed:
         self.store.close()
 
     def _identify(self) -> bytes:
-        """Return what tells this store from others, made when it is asked for the first time."""
+        """Return what tells this row log from one that was lost, made when it is asked for the first time."""
         with self._log.read() as snapshot:
-            known = snapshot.get("meta", _OWNER)
+            known = snapshot.get("meta", _LOG_ID)
         if known is not None:
             return known
         with self._log.write() as transaction:
-            transaction.put("meta", _OWNER, secrets.token_bytes(16))
+            transaction.put("meta", _LOG_ID, secrets.token_bytes(16))
         return self._identify()
 
     def _begin(self) -> Fed:
-        """Return how far Redis was fed; one that holds nothing is taken."""
+        """Return how far Redis was fed; one that holds nothing, or what a lost row log fed, is filled from the start."""
         with self.store.read() as there:
             stored = there.get("meta", FED)
-        if stored is None:
-            self.store.check()
+        if stored != self.store.guard:  # it went back in time, or somebody else fed it
             self._filled.clear()
-            self.store.guard = b""
-            return self._note(Fed(self._owner, secrets.token_bytes(8)))
+        self.store.guard = stored
+        if stored is None:
+            return self._take()
         fed = decode_fed(stored)
         if fed.owner != self._owner:
             raise FailedPreconditionError(
                 f"{self.store.address} holds the rows of another store under '{self.store.address.namespace}'.",
                 repair="Choose another namespace under [online], or delete those keys; what is missing is brought again.",
             )
-        self.store.guard = stored
-        return fed
+        return fed if fed.log == self._log_id else self._take()
+
+    def _take(self) -> Fed:
+        """Begin with an empty Redis."""
+        self.store.check()
+        self.store.clear()
+        self._filled.clear()
+        self.store.guard = b""
+        return self._note(Fed(self._owner, secrets.token_bytes(8), log=self._log_id))
 
     def _note(self, fed: Fed, *shown: tuple[WrittenView, pa.Table, int]) -> Fed:
-        """Record how far Redis was fed, in one commit with the rows that are shown last."""
+        """Record how far Redis was fed, in one commit with the rows that are shown last and the position of them."""
         with self.store.write() as transaction:
             for view, rows, now in shown:
                 show_rows(transaction, view, rows, now=now)
+                head, last = read_head(transaction), rows[SEQ][-1].as_py()
+                pushed, given = max(head.pushed_seq, last), max(head.last_seq, last)
+                write_head(transaction, replace(head, pushed_seq=pushed, last_seq=given))
             transaction.put("meta", FED, msgspec.msgpack.encode(fed))
-        self.store.guard = msgspec.msgpack.encode(fed)
         return fed
 
     def _read(self, cursor: int) -> _Piece:
@@ -217,15 +232,17 @@ class RedisFeed:
     def _fill(self, piece: _Piece) -> None:
         """Make readable in Redis what is readable in the store: all its rows were in the log, or its table has them."""
         for view in piece.readable:
-            known = (view.ref, live_layouts(view.record))
-            if known not in self._filled:
+            if _filling(view) not in self._filled:
                 self._fill_view(view, piece.head.clock)
-                self._filled.add(known)
+                self._filled.add(_filling(view))
 
     def _fill_view(self, view: WrittenView, now: int) -> None:
-        with self.store.read() as there:
-            keyspaces = [find_keyspace(there, view.ref, layout) for layout in live_layouts(view.record)]
-        if all(keyspace is not None and keyspace.filled for keyspace in keyspaces):
+        with self.store.read() as there, self._log.read() as here:
+            keyspaces = [
+                (find_keyspace(there, view.ref, layout), find_keyspace(here, view.ref, layout))
+                for layout in live_layouts(view.record)
+            ]
+        if all(copy is not None and copy.filled and _reached(copy) >= _reached(known) for copy, known in keyspaces):
             return
         table = self._tables(view.ref)
         if table.exists:
@@ -248,7 +265,6 @@ class RedisFeed:
             released = release_rows(transaction, self._snapshot(), now=head.clock)
             write_head(transaction, replace(released, last_seq=head.last_seq, pushed_seq=head.pushed_seq))
             transaction.put("meta", FED, msgspec.msgpack.encode(whole))
-        self.store.guard = msgspec.msgpack.encode(whole)
 
     def _set_lifetimes(self, registry: RegistrySnapshot) -> None:
         if self._expire:
@@ -258,6 +274,22 @@ class RedisFeed:
                 if record.ttl is not None
                 for layout in live_layouts(record)
             }
+
+
+def _owner_of(path: Path) -> bytes:
+    """Return what a file says about whose store this is, made when there is none."""
+    if not path.exists():
+        write_durably(path, secrets.token_bytes(16))
+    return path.read_bytes()
+
+
+def _filling(view: WrittenView) -> _Filling:
+    return view.ref, live_layouts(view.record)
+
+
+def _reached(keyspace: Keyspace | None) -> int:
+    """Return the version of the offline table up to which rows were brought online; -1 before the first."""
+    return -1 if keyspace is None or keyspace.version is None else keyspace.version
 
 
 def _trimmed(log: Snapshot) -> int:

@@ -268,13 +268,32 @@ class Writer(AbstractContextManager["Writer"]):
             InvalidArgumentError: A key is missing, null or of another type, or the reason names it.
             UnavailableError: An ingest, a compaction or a save is in the way; nothing was changed.
         """
-        self._finish_erasure()
+        self.finish_erasure()
         journal = begin(self._places(), entity, keys, principal=principal, reason=reason, now=now)
         self.fold()
         try:
             return self._erase(journal)
         finally:
             self._ledger = self._erasures.ledger()
+
+    @property
+    def is_erasing(self) -> bool:
+        """Whether an erasure runs, or was interrupted."""
+        return self._erasures.journal() is not None
+
+    def finish_erasure(self) -> None:
+        """Go on with an erasure that was interrupted, if there is one; until it is done no rows of its keys are accepted.
+
+        Raises:
+            UnavailableError: Redis does not answer, or an ingest, a compaction or a save is in the way.
+        """
+        journal = self._erasures.journal()
+        if journal is not None:
+            self.fold()
+            try:
+                self._erase(journal)
+            finally:
+                self._ledger = self._erasures.ledger()
 
     def materialize(self, ref: ViewRef, *, full: bool = False) -> MaterializeReport:
         """Bring the offline rows of a view version online, after folding the row log; fills a newer layout too.
@@ -344,7 +363,8 @@ class Writer(AbstractContextManager["Writer"]):
     def _open_feed(self, redis: RedisAddress) -> RedisFeed:
         from featurestore.flow.redis_feed import RedisFeed
 
-        return RedisFeed(redis, self._store, self._snapshot, self._tables, expire=redis.expire and bool(self._clock))
+        owner, expire = self._directory / "redis_owner", redis.expire and bool(self._clock)
+        return RedisFeed(redis, self._store, owner, self._snapshot, self._tables, expire=expire)
 
     def _erase(self, journal: Journal) -> Receipt:
         """Do what a journal says, in Redis too; nothing is brought there meanwhile."""
@@ -352,13 +372,6 @@ class Writer(AbstractContextManager["Writer"]):
             return erase(self._places(), journal)
         with self._feed.paused() as copy:
             return erase(self._places(copy), journal)
-
-    def _finish_erasure(self) -> None:
-        """Go on with an erasure that was interrupted."""
-        journal = self._erasures.journal()
-        if journal is not None:
-            self.fold()
-            self._erase(journal)
 
     def _recover(self) -> None:
         """Go on after the numbers that are in use, if the online store was lost and is empty again; finish an erasure."""
@@ -368,7 +381,11 @@ class Writer(AbstractContextManager["Writer"]):
             if head != Head():
                 with self._store.write() as transaction:
                     write_head(transaction, head)
-        self._finish_erasure()
+        try:
+            self.finish_erasure()
+        except UnavailableError:
+            if self._feed is None:  # with Redis it waits for that, and what it erases is not accepted meanwhile
+                raise
 
     def _release(self, transaction: Transaction, *, now: int | None = None) -> Head:
         """Apply parked rows that are due, and move the store's clock: everything up to it is visible, nothing after it."""

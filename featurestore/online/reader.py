@@ -26,6 +26,7 @@ from featurestore.types import DType
 from featurestore.v1 import serving_pb2 as pb
 
 Clock = Callable[[], int]
+AnyView = ReadVersion | CanaryView | ShadowView
 
 _TAIL = struct.Struct("<BqBQ")
 _VIEW_TAG, _TIME_TAG, _POSITION_TAG = b"\x0a", 0x11, 0x19
@@ -42,7 +43,7 @@ class PreparedRead:
     """
 
     plan: ReadPlan
-    views: tuple[ReadVersion | CanaryView | ShadowView, ...]
+    views: tuple[AnyView, ...]
     on_demand: tuple[PreparedOnDemand, ...]
 
     @property
@@ -143,9 +144,7 @@ def answer(
     return response
 
 
-def in_flight(
-    view: PlannedView, prepare: Callable[[PlannedView], ReadVersion]
-) -> ReadVersion | CanaryView | ShadowView:
+def in_flight(view: PlannedView, prepare: Callable[[PlannedView], ReadVersion]) -> AnyView:
     """Return how a view is read, with the version that is on its way to take its place.
 
     Args:
@@ -155,10 +154,14 @@ def in_flight(
     old, rollout = prepare(view), view.rollout
     if rollout is None:
         return old
-    new, name = prepare(rollout.view), rollout.view.version
-    if rollout.share is None:
-        return ShadowView(old, new, name, tuple(feature.name for feature in rollout.view.features))
-    return CanaryView(old, new, name, rollout.share)
+    name = rollout.view.version
+    if rollout.share is not None:
+        return CanaryView(old, prepare(rollout.view), name, rollout.share)
+    try:
+        new = prepare(rollout.view)
+    except FailedPreconditionError:
+        return old  # nobody gets what is not there to be compared
+    return ShadowView(old, new, name, tuple(feature.name for feature in rollout.view.features))
 
 
 def schema_message(plan: ReadPlan) -> pb.Schema:

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from heapq import merge
-from itertools import islice
+from itertools import islice, takewhile
 from operator import itemgetter
 from typing import Any, TypeVar
 
@@ -32,7 +32,6 @@ from redis.exceptions import (
     AuthenticationError,
     AuthorizationError,
     NoPermissionError,
-    NoScriptError,
     OutOfMemoryError,
     RedisError,
     ResponseError,
@@ -105,12 +104,16 @@ class Fed(msgspec.Struct, frozen=True, array_like=True):
         run: When it began to be filled: an emptied Redis that is filled again is not the same.
         cursor: Key of the last batch of the row log that is in.
         complete: Whether everything is in that was before the log began.
+        log: The row log that it is fed from; another one begins anew.
+        commits: How many commits there were. The store counts them, so that it is noticed when the last of them are lost.
     """
 
     owner: bytes
     run: bytes
     cursor: int = 0
     complete: bool = False
+    log: bytes = b""
+    commits: int = 0
 
 
 decode_fed = msgspec.msgpack.Decoder(Fed).decode
@@ -131,9 +134,25 @@ def explained(address: RedisAddress, error: RedisError) -> UnavailableError | Fa
     return UnavailableError(f"{address} does not answer: {reason}.")
 
 
-def refusal(address: RedisAddress, breaker: Breaker) -> UnavailableError:
-    """Return the error of who comes while the breaker is open."""
-    return UnavailableError(f"{address} did not answer just now; it is asked again in {breaker.wait:.2f} s.")
+@contextmanager
+def asking(address: RedisAddress, breaker: Breaker) -> Iterator[None]:
+    """Ask the server inside, if the breaker lets us; it is told how that went, whatever happens.
+
+    Raises:
+        UnavailableError: The breaker is open, or the server does not answer.
+        FailedPreconditionError: It does not let us in.
+    """
+    if not breaker.admits():
+        raise UnavailableError(f"{address} did not answer just now; it is asked again in {breaker.wait:.2f} s.")
+    answered = False
+    try:
+        yield
+        answered = True
+    except RedisError as error:
+        answered = isinstance(error, ResponseError)  # though not what we want
+        raise explained(address, error) from error
+    finally:
+        breaker.succeeded() if answered else breaker.failed()
 
 
 class RedisSnapshot:
@@ -165,7 +184,8 @@ class RedisSnapshot:
         index = self._store.address.index(table)
         if not index:
             own = self._store.address.prefix(table)
-            found = self._store.names(own + first if first[:1] == until[:1] else own)
+            shared = takewhile(lambda pair: pair[0] == pair[1], zip(first, until, strict=False))
+            found = self._store.names(own + bytes(byte for byte, _ in shared))
             yield from sorted({name[len(own) :] for name in found if first <= name[len(own) :] < until})
             return
         low = b"[" + first
@@ -236,7 +256,7 @@ class RedisStore(OnlineStore):
     Attributes:
         address: Likewise.
         lifetimes: Keyspace prefix -> microseconds after its event at which a row goes from Redis; those that are not named stay.
-        guard: The record `FED` as it must be when something is committed, empty for none; None does not look.
+        guard: The record `FED` as it must be when something is committed, empty for none; it moves with every commit. None does not look.
     """
 
     def __init__(self, address: RedisAddress) -> None:
@@ -298,26 +318,38 @@ class RedisStore(OnlineStore):
             )
 
     def _try(self, step: Callable[[], _T]) -> _T:
-        if not self._breaker.admits():
-            raise refusal(self.address, self._breaker)
-        try:
-            answer = step()
-        except (ResponseError, NoScriptError) as error:  # it answers, though not what we want
-            self._breaker.succeeded()
-            raise explained(self.address, error) from error
-        except RedisError as error:
-            self._breaker.failed()
-            raise explained(self.address, error) from error
-        self._breaker.succeeded()
-        return answer
+        with asking(self.address, self._breaker):
+            return step()
 
     def _send(self, changes: Mapping[Table, Mapping[bytes, bytes | None]]) -> None:
         rows, others = self._sorted_out(changes)
         while len(rows) > _ROWS_OF_A_SCRIPT:
             first, rows = rows[:_ROWS_OF_A_SCRIPT], rows[_ROWS_OF_A_SCRIPT:]
-            self._try(partial(self._commit, *self._arguments(first, ())))
+            self._submit(first, [])
         if rows or others:
+            self._submit(rows, others)
+
+    def _submit(self, rows: Sequence[_Row], others: Sequence[_Other]) -> None:
+        """Run the script, and count it in the record of what was fed."""
+        name = self.address.prefix("meta") + FED
+        fed = next((other.value for other in others if other.name == name), self.guard)
+        if not (self.guard is not None and fed):
             self._try(partial(self._commit, *self._arguments(rows, others)))
+            return
+        before = decode_fed(self.guard).commits if self.guard else 0
+        after = msgspec.msgpack.encode(msgspec.structs.replace(decode_fed(fed), commits=before + 1))
+        counted = [other for other in others if other.name != name]
+        counted.append(_Other(name, self.address.index("meta"), FED, after))
+        self._try(partial(self._commit, *self._arguments(rows, counted)))
+        self.guard = after
+
+    def clear(self) -> None:
+        """Delete everything of the namespace, the record of what was fed first: readers are refused from then on."""
+        self.ask("DEL", self.address.prefix("meta") + FED)
+        names = self.names(f"{self.address.namespace}:".encode())
+        while names:
+            self.ask("DEL", *names[-_SCANNED_AT_ONCE:])
+            del names[-_SCANNED_AT_ONCE:]
 
     def _sorted_out(self, changes: Mapping[Table, Mapping[bytes, bytes | None]]) -> tuple[list[_Row], list[_Other]]:
         """Return the rows that are put only where they are greater, and everything else."""

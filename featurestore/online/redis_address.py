@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 import ssl
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, parse_qs, urlsplit
 
 from featurestore.errors import ConfigError
 from featurestore.online.store import Table
@@ -42,10 +43,7 @@ class RedisAddress:
     key: Path | None = None
 
     def __post_init__(self) -> None:
-        if urlsplit(self.url).scheme not in {"redis", "rediss", "unix"}:
-            raise ConfigError(
-                "The URL of Redis begins with none of redis://, rediss:// and unix://.", place="online.url"
-            )
+        _split(self.url)
         if not re.fullmatch(r"[A-Za-z0-9_.-]+", self.namespace):
             raise ConfigError(f"'{self.namespace}' cannot begin the keys in Redis.", place="online.namespace")
 
@@ -78,3 +76,27 @@ class RedisAddress:
     def index(self, table: Table) -> bytes:
         """Return the key under which the keys of a table stand sorted; empty for those that have no order."""
         return b"" if table in _TAGS else f"{self.namespace}:{table}".encode()
+
+
+def names_password(url: str) -> bool:
+    """Say whether a URL of Redis holds a password; raises ConfigError as `RedisAddress` does.
+
+    >>> names_password("redis://cache:6379/0"), names_password("redis://cache:6379/0?password=secret")
+    (False, True)
+    """
+    parts = _split(url)
+    return bool(parts.password or "password" in parse_qs(parts.query))
+
+
+def _split(url: str) -> SplitResult:
+    """Return the parts of a URL; one that a password which is not encoded has torn apart is refused, and not shown."""
+    if url.partition("://")[0] not in {"redis", "rediss", "unix"}:
+        raise ConfigError("The URL of Redis begins with none of redis://, rediss:// and unix://.", place="online.url")
+    with suppress(ValueError):  # a port that is no number, or a bracket
+        parts = urlsplit(url)
+        has_place = parts.scheme == "unix" or (parts.hostname and parts.port != 0)
+        if has_place and "@" not in parts.path + parts.query + parts.fragment:
+            return parts
+    raise ConfigError(
+        "The URL of Redis cannot be read.", place="online.url", repair="Name the host, and percent-encode the password."
+    )

@@ -8,22 +8,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from redis import asyncio as redis_asyncio
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError, ResponseError
 
-from featurestore.errors import FailedPreconditionError, UnavailableError
+from featurestore.errors import FailedPreconditionError, FeatureStoreError, UnavailableError
 from featurestore.lanes import WireColumn
 from featurestore.online.breaker import Breaker
 from featurestore.online.keyspaces import Keyspace, decode_keyspace, keyspace_name, usual_number
 from featurestore.online.on_demand import PreparedOnDemand
-from featurestore.online.reader import Clock, PreparedRead, StoredView, answer, in_flight, prepare_stored
-from featurestore.online.redis import FED, RedisStore, decode_fed, explained, refusal
+from featurestore.online.reader import AnyView, Clock, PreparedRead, StoredView, answer, in_flight, prepare_stored
+from featurestore.online.redis import FED, RedisStore, asking, decode_fed
 from featurestore.online.redis_address import RedisAddress
+from featurestore.online.rollout import ShadowView
 from featurestore.online.store import HEAD, Head, Table, read_head
 from featurestore.planning import PlannedView, ReadPlan
 
@@ -83,9 +83,24 @@ class _Fetch:
         """Return the serialized ReadResponse; raises UnavailableError while rows may be missing."""
         snapshot = FetchedSnapshot(self.address, dict(zip(self.names(), values, strict=True)))
         _check_complete(self.address, snapshot.get("meta", FED))
-        for view in _versions(self.prepared.plan):
-            _check_filled(self.address, view, snapshot.get("meta", _record_of(view)))
-        return answer(snapshot, self.prepared, self.keys, request, now=now)
+        pairs = zip(self.prepared.plan.views, self.prepared.views, strict=True)
+        views = tuple(self._checked(snapshot, planned, view) for planned, view in pairs)
+        prepared = self.prepared if views == self.prepared.views else replace(self.prepared, views=views)
+        return answer(snapshot, prepared, self.keys, request, now=now)
+
+    def _checked(self, snapshot: FetchedSnapshot, planned: PlannedView, view: AnyView) -> AnyView:
+        """Return how a view is read if all of it is there; without the version in its shadow if that is not."""
+        _check_filled(self.address, planned, snapshot.get("meta", _record_of(planned)))
+        if planned.rollout is None:
+            return view
+        other = planned.rollout.view
+        try:
+            _check_filled(self.address, other, snapshot.get("meta", _record_of(other)))
+        except FailedPreconditionError:
+            if not isinstance(view, ShadowView):
+                raise
+            return view.old
+        return view
 
 
 class RedisReader:
@@ -149,13 +164,14 @@ class RedisReader:
         return await future
 
     async def _work(self) -> None:
-        """Fetch what waits, again and again, until nothing does."""
+        """Fetch what waits, again and again, until nothing does; nobody is left waiting, whatever happens."""
+        group: list[tuple[list[bytes], asyncio.Future[Values]]] = []
         try:
             while self._waiting:
                 group = self._take()
                 try:
                     values = iter(await self._ask([name for names, _ in group for name in names]))
-                except (UnavailableError, FailedPreconditionError) as error:
+                except Exception as error:  # noqa: BLE001  # each of them is told
                     for _, future in group:
                         if not future.done():
                             future.set_exception(_again(error))
@@ -165,6 +181,9 @@ class RedisReader:
                     if not future.done():
                         future.set_result(found)
         finally:
+            for _, future in (*group, *self._waiting):
+                future.cancel()
+            self._waiting.clear()
             self._working = None
 
     def _take(self) -> list[tuple[list[bytes], asyncio.Future[Values]]]:
@@ -176,21 +195,9 @@ class RedisReader:
         return group
 
     async def _ask(self, names: list[bytes]) -> Values:
-        if not self._breaker.admits():
-            raise refusal(self._address, self._breaker)
-        try:
+        with asking(self._address, self._breaker):
             found: Any = await self._client.mget(names)
-        except ResponseError as error:  # it answers, though not what we want
-            self._breaker.succeeded()
-            raise explained(self._address, error) from error
-        except RedisError as error:
-            self._breaker.failed()
-            raise explained(self._address, error) from error
-        except BaseException:
-            self._breaker.failed()
-            raise
-        self._breaker.succeeded()
-        return list(found)
+            return list(found)
 
 
 def prepare_in_redis(plan: ReadPlan) -> PreparedRead:
@@ -272,6 +279,8 @@ def _check_filled(address: RedisAddress, view: PlannedView, stored: bytes | None
         )
 
 
-def _again(error: UnavailableError | FailedPreconditionError) -> UnavailableError | FailedPreconditionError:
+def _again(error: Exception) -> Exception:
     """Return an error of its own for a caller: one that is raised twice collects tracebacks."""
-    return type(error)(error.message, place=error.place, repair=error.repair)
+    if isinstance(error, FeatureStoreError):
+        return type(error)(error.message, place=error.place, repair=error.repair)
+    return error

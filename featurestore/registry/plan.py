@@ -443,8 +443,16 @@ def _removing(plan: ChangePlan, remove: Sequence[str], defined: Collection[str])
 def _with_status(document: Document, ref: ViewRef, status: str, reason: str) -> tuple[Document, Change]:
     record = document.views[ref.view].versions[ref.version or 0]
     new = replace_version(document, ref, msgspec.structs.replace(record, status=status))
+    rollout = document.views[ref.view].rollout
+    if status == "retired" and rollout is not None and rollout.to == ref.version:
+        new = _without_rollout(new, ref.view)
     readers = tuple(sorted(name for name, c in new.consumers.items() if _reads_version(c.reads, ref)))
     return new, Change(status, f"view {ref}", reason, readers)
+
+
+def _without_rollout(document: Document, view: str) -> Document:
+    ended = msgspec.structs.replace(document.views[view], rollout=None)
+    return msgspec.structs.replace(document, views={**document.views, view: ended})
 
 
 def _taken_by_retiring(document: Document, refs: Sequence[ViewRef], what: str, command: str) -> Taken:
@@ -466,6 +474,9 @@ def _named_by(document: Document, ref: ViewRef, going: Collection[str]) -> Itera
     for name, consumer in document.consumers.items():
         if _reads_version(consumer.reads, ref):
             yield f"{name} declares it"
+    rollout = document.views[ref.view].rollout
+    if rollout is not None and rollout.to == ref.version:
+        yield f"it is on its way: {rollout.described}"
 
 
 def _taken_by_promoting(old: Document, new: Document, target: ViewRef, named: Collection[str]) -> Taken | None:

@@ -54,10 +54,7 @@ def shown(rollout: RolloutRecord | None) -> str:
     >>> shown(RolloutRecord(to=2, kind="canary", share=0.1, moves=("delay",)))
     'v2: 10% of keys, with delay'
     """
-    if rollout is None:
-        return ""
-    what = "compared in the shadow" if rollout.kind == "shadow" else f"{100 * rollout.share:g}% of keys"
-    return f"v{rollout.to}: {what}" + (f", with {', '.join(rollout.moves)}" if rollout.moves else "")
+    return f"v{rollout.to}: {rollout.described}" if rollout else ""
 
 
 def role(document: Document, ref: ViewRef) -> str:
@@ -65,7 +62,7 @@ def role(document: Document, ref: ViewRef) -> str:
     versions = document.views[ref.view]
     if ref.version == versions.current:
         return "current"
-    return shown(versions.rollout).partition(": ")[2] if versions.rollout and versions.rollout.to == ref.version else ""
+    return versions.rollout.described if versions.rollout and versions.rollout.to == ref.version else ""
 
 
 def _frozen_to(document: Document, name: str, target: ViewRef) -> int:

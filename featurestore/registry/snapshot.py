@@ -193,6 +193,12 @@ class RolloutRecord(Record, frozen=True):
     share: float = 0.0
     moves: tuple[str, ...] = ()
 
+    @property
+    def described(self) -> str:
+        """Who reads the version, for people: ``10% of keys, with delay``."""
+        what = "compared in the shadow" if self.kind == "shadow" else f"{100 * self.share:g}% of keys"
+        return what + (f", with {', '.join(self.moves)}" if self.moves else "")
+
 
 class ViewVersions(Record, frozen=True):
     """All versions of a view; `current` is what a reference without a version means."""

@@ -6,11 +6,13 @@ for is ``"NaN"``, ``"Infinity"`` or ``"-Infinity"``.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from datetime import date
 from decimal import Decimal, InvalidOperation
 from typing import Any, TypeVar
@@ -56,6 +58,7 @@ from featurestore.types import DType, instant, to_micros
 from featurestore.v1 import serving_pb2 as pb
 
 _UNKNOWN_FIELD = re.compile(r"Object contains unknown field `(?P<name>.*)`", re.DOTALL)
+_MOST_WAITING = 4  # questions of lineage
 _ROUTING = {404: "NOT_FOUND", 405: "UNIMPLEMENTED"}
 # The page of the routes: whatever it were made to say, it loads nothing and runs nothing.
 _CLOSED = {
@@ -219,15 +222,45 @@ class _RefusedError(Exception):
         self.reply = reply
 
 
-def _authorizing(admit: Handler) -> Callable[[Request], None]:
-    """Return the dependency of routes that have no handler of their own."""
+class _Turns:
+    """Lets one question through at a time while a few wait: workers have reads to answer. It belongs to one event loop."""
 
-    def authorize(request: Request) -> None:
+    def __init__(self) -> None:
+        self._turn = asyncio.Semaphore(1)
+        self._there = 0
+
+    @asynccontextmanager
+    async def one(self) -> AsyncIterator[None]:
+        if self._there > _MOST_WAITING:
+            error = ResourceExhaustedError(
+                f"{self._there} questions of lineage are asked at once.",
+                repair="Ask again a little later, or run `lineage`.",
+                retry_after=1.0,
+            )
+            raise _RefusedError(error_reply(error))
+        self._there += 1
+        try:
+            async with self._turn:
+                yield
+        finally:
+            self._there -= 1
+
+
+def _authorizing(admit: Handler) -> Callable[[Request], AsyncIterator[None]]:
+    """Return the dependency of routes that have no handler of their own: it admits who calls, and questions one by one."""
+    turns = _Turns()
+
+    async def authorize(request: Request) -> AsyncIterator[None]:
         route = f"{request.method} {request.scope['route'].path}"
         reply = admit(Call(route, dict(request.headers), request.client.host if request.client else ""), b"")
         assert isinstance(reply, Reply)  # whoever admits does not wait
         if reply.code != "OK":
             raise _RefusedError(reply)
+        if request.method != "GET":  # a body may come slowly
+            yield
+            return
+        async with turns.one():
+            yield
 
     return authorize
 
@@ -430,6 +463,7 @@ def _rows(rows: OnlineRows) -> RowsAnswer:
         },
         time=instant(rows.time),
         position=rows.position,
+        versions={name: rows.versions(name) for name in rows.in_flight},
     )
 
 

@@ -102,7 +102,7 @@ class SchemaAnswer(Answer, frozen=True):
     features: list[Output]
 
 
-class RowsAnswer(Answer, frozen=True):
+class RowsAnswer(Answer, frozen=True, omit_defaults=True):
     """The rows that were read, one for each position of the keys."""
 
     features: Annotated[Columns, Meta(description="Output -> values; null where there is none.")]
@@ -110,6 +110,9 @@ class RowsAnswer(Answer, frozen=True):
     event_times: Annotated[dict[str, list[datetime | int | None]], Meta(description="Output -> event time of the row.")]
     time: Annotated[datetime | int, Meta(description="The instant that ttl and windows used.")]
     position: Annotated[int, Meta(description="Sequence number of the last pushed row that this answer has seen.")]
+    versions: Annotated[
+        dict[str, list[str]], Meta(description="Output -> view version of each key; while a canary is under way.")
+    ] = {}
 
 
 class WriteSchemaAnswer(Answer, frozen=True):

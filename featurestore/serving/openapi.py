@@ -31,7 +31,7 @@ _COMPONENTS = "#/components/schemas/"
 
 
 def document() -> dict[str, Any]:
-    """Return the OpenAPI document of every route but the two that describe them."""
+    """Return the OpenAPI document of every route but those of lineage and the two that describe them."""
     paths: dict[str, dict[str, Any]] = {}
     for route in METHODS:
         if route in ROUTES or route in _WHAT:

@@ -61,10 +61,11 @@ class ReadMetrics:
             for planned, view in zip(read.plan.views, read.views, strict=True):
                 if isinstance(view, ShadowView):
                     self._compare(planned.version, view.name, view.found)
-                both = (view.old, view.new) if isinstance(view, ShadowView | CanaryView) else (view,)
-                names = (planned.version, planned.rollout.view.version) if planned.rollout else (planned.version,)
-                for name, one in zip(names, both, strict=True):
-                    self._collect(name, one.seen)
+                if isinstance(view, ShadowView | CanaryView):
+                    self._collect(planned.version, view.old.seen)
+                    self._collect(view.name, view.new.seen)
+                else:
+                    self._collect(planned.version, view.seen)
 
     def _compare(self, view: str, other: str, found: Compared) -> None:
         """Bring what a shadow found into the file."""

@@ -20,7 +20,7 @@ import msgspec
 import pyarrow as pa
 
 from featurestore.audit import CollectReport, collect
-from featurestore.errors import InvalidArgumentError, UnavailableError
+from featurestore.errors import FailedPreconditionError, InvalidArgumentError, UnavailableError
 from featurestore.flow.sockets import SERVICE
 from featurestore.flow.write import Write, Writer, WriteReport
 from featurestore.lanes import from_lane, wire_lane
@@ -106,7 +106,9 @@ class WriterHandlers:
             return
         try:
             self._fed.add(await asyncio.to_thread(self._writer.feed))
-        except UnavailableError as error:
+            if self._writer.is_erasing:  # Redis was away: it is finished with writes held up, like every erasure
+                await self._run(self._beside, lambda: self._thread.submit(self._writer.finish_erasure).result())
+        except (UnavailableError, FailedPreconditionError) as error:
             if self._is_fed:  # it is tried many times a second, and said once
                 LOG.warning("Redis is not fed: %s", error)
             self._is_fed = False

@@ -2,13 +2,16 @@
 
 import asyncio
 import itertools
+import shutil
 import threading
 import time
+import traceback
 from contextlib import closing, contextmanager
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
 
+import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -18,16 +21,20 @@ from redis_server import started_redis
 
 from featurestore import Aggregation, Entity, Feature, FeatureView, ParquetSource, PushSource
 from featurestore.config import load_settings
-from featurestore.errors import ConfigError, DefinitionError, FailedPreconditionError, UnavailableError
+from featurestore.errors import ConfigError, DefinitionError, ErasedError, FailedPreconditionError, UnavailableError
 from featurestore.flow.write import Writer
 from featurestore.keys import encode_key
-from featurestore.online.redis import COMMIT, FED, RedisStore, decode_fed
+from featurestore.online.lmdb import LmdbStore, open_lmdb
+from featurestore.online.redis import COMMIT, FED, Fed, RedisStore, decode_fed
 from featurestore.online.redis_address import RedisAddress
 from featurestore.online.redis_reader import RedisReader, prepare_in_redis, read_at_once
 from featurestore.planning import plan_read
 from featurestore.refs import ViewRef
 from featurestore.registry.rollout import start_rollout
 from featurestore.registry.snapshot import RegistrySnapshot
+from featurestore.rows import SEQ
+from featurestore.serving.metrics import MetricsFile
+from featurestore.serving.writer_handlers import WriterHandlers
 from featurestore.store import FeatureStore
 from featurestore.testing.projects import ScratchProject
 from featurestore.testing.stores import OnlineStoreSuite
@@ -317,6 +324,183 @@ def test_an_erased_entity_is_gone_from_redis(tmp_path):
         assert prices_of(opened, 1, 2) == [None, 4.0]
 
 
+def test_an_interrupted_erasure_waits_for_redis_and_writes_go_on(tmp_path, monkeypatch):
+    """Redis dies when its own rows are to be erased: a new writer starts, takes all rows but those of the key, and ends it later."""
+    erasing = {"entity": "user", "keys": pa.table({"user_id": [1]})}
+    with started_redis() as server, project(tmp_path, server=server) as opened:
+        opened.writer.write(REF, table([(1, 10, 1.0), (2, 10, 2.0)]))
+        opened.writer.feed()
+        with monkeypatch.context() as patch:
+            patch.setattr(LmdbStore, "rewrite", lambda *_: server.kill())
+            with pytest.raises(UnavailableError):
+                opened.writer.erase(**erasing, principal="me", reason="asked", now=100)
+        opened.writer.close()
+        opened.open_writer()
+        assert opened.writer.is_erasing
+        assert opened.writer.write(REF, table([(3, 10, 3.0)])).accepted == 1
+        with pytest.raises(ErasedError):
+            opened.writer.write(REF, table([(1, 10, 1.0)]))
+        with pytest.raises(UnavailableError):
+            opened.writer.finish_erasure()
+        server.start()
+        wait_for(lambda: opened.writer.feed() is not None)
+        wait_for(lambda: opened.writer.finish_erasure() is None)
+        assert not opened.writer.is_erasing
+        assert prices_of(opened, 1, 2, 3) == [None, 2.0, 3.0]
+        assert opened.writer.write(REF, table([(1, 5_000, 9.0)])).accepted == 1
+
+
+def writer_handlers(opened):
+    return WriterHandlers(
+        opened.writer,
+        lambda: opened.snapshot,
+        replay=False,
+        usage_directory=opened.root,
+        registry_path=None,
+        metrics=MetricsFile(opened.root / "metrics"),
+    )
+
+
+async def test_a_server_ends_the_erasure_when_redis_is_back(tmp_path, monkeypatch):
+    with started_redis() as server, project(tmp_path, server=server) as opened:
+        opened.writer.write(REF, table([(1, 10, 1.0), (2, 10, 2.0)]))
+        opened.writer.feed()
+        with monkeypatch.context() as patch:
+            patch.setattr(LmdbStore, "rewrite", lambda *_: server.kill())
+            with pytest.raises(UnavailableError):
+                opened.writer.erase("user", pa.table({"user_id": [1]}), principal="me", reason="asked", now=opened.now)
+        server.start()
+        handlers = writer_handlers(opened)
+        for _ in range(200):
+            await handlers.feed()
+            if not opened.writer.is_erasing:
+                break
+            await asyncio.sleep(0.05)
+        assert not opened.writer.is_erasing
+        assert prices_of(opened, 1, 2) == [None, 2.0]
+
+
+async def test_why_redis_is_not_fed_is_logged_once(tmp_path, caplog):
+    with project(tmp_path) as opened:
+        opened.writer.write(REF, table([(1, 10, 1.0)]))
+        opened.redis.ask("SET", opened.address.prefix("meta") + FED, msgspec.msgpack.encode(Fed(b"other", b"run")))
+        handlers = writer_handlers(opened)
+        for _ in range(3):
+            await handlers.feed()
+        assert [record.getMessage().partition(":")[0] for record in caplog.records] == ["Redis is not fed"]
+
+
+def held(opened):
+    """Return everything that Redis holds of a project."""
+    client = shared_server().client()
+    return {name: client.dump(name) for name in client.keys(f"{opened.address.namespace}:*")}
+
+
+def go_back(opened, state):
+    """Let Redis go back in time, as a failover does."""
+    client = shared_server().client()
+    client.delete(*client.keys(f"{opened.address.namespace}:*"))
+    for name, value in state.items():
+        client.restore(name, 0, value)
+
+
+def load(opened, *rows):
+    """Put rows into the offline table alone, as a bulk load does."""
+    offline = opened.table(REF)
+    fresh = offline.schema.canonical(table(rows)).rows
+    first = opened.writer.reserve(len(fresh))
+    offline.load(fresh.append_column(SEQ, pa.array(range(first, first + len(fresh)), pa.int64())))
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_redis_that_goes_back_in_time_is_brought_up_again(tmp_path, restarted):
+    with project(tmp_path, now=1_000) as opened:
+        opened.writer.write(REF, table([(1, 10, 1.0)]))
+        opened.writer.feed()
+        before = held(opened)
+        load(opened, (1, 20, 7.0), (2, 20, 8.0))
+        opened.writer.materialize(REF)
+        assert prices_of(opened, 1, 2) == [7.0, 8.0]
+        go_back(opened, before)
+        if restarted:
+            opened.writer.close()
+            opened.open_writer()
+        opened.writer.feed()
+        assert prices_of(opened, 1, 2) == [7.0, 8.0]
+        assert same(opened, 1, 2)
+
+
+def test_a_loss_in_the_middle_of_a_materialize_is_noticed(tmp_path):
+    with project(tmp_path, now=1_000) as opened:
+        opened.writer.write(REF, table([(1, 10, 1.0)]))
+        opened.writer.feed()
+        before = held(opened)
+        load(opened, (1, 20, 7.0), (2, 20, 8.0))
+        store = opened.writer._feed.store
+        send = store._send
+
+        def losing(changes):
+            send(changes)
+            if "rows" in changes:
+                go_back(opened, before)
+
+        store._send = losing
+        with pytest.raises(UnavailableError, match="was emptied"):
+            opened.writer.materialize(REF)
+        store._send = send
+        opened.writer.feed()
+        assert prices_of(opened, 1, 2) == [7.0, 8.0]
+
+
+def test_a_view_whose_record_is_lost_is_readable_after_the_next_feed(tmp_path):
+    other = FeatureView("more", entity=user, source=PushSource("more", event_timestamp="at"), features=prices.features)
+    with project(tmp_path, prices, other) as opened:
+        opened.writer.write(REF, table([(1, 10, 1.0)]))
+        opened.writer.feed()
+        before = held(opened)
+        opened.writer.write(ViewRef("more", 1), table([(1, 10, 2.0)]))
+        opened.writer.feed()
+        go_back(opened, before)
+        opened.writer.feed()
+        assert opened.read(["more:price"], [(1,)]).to_dict()["price"] == [2.0]
+
+
+def test_a_redis_that_a_lost_store_fed_is_filled_anew(tmp_path):
+    """The rows of the row log that was lost are gone from Redis too; the numbers of their successors are the same."""
+    with project(tmp_path) as opened:
+        opened.writer.write(REF, table([(1, 10, 1.0)]))
+        opened.writer.fold()
+        opened.writer.write(REF, table([(2, 30, 2.0)]))
+        opened.writer.feed()
+        opened.writer.close()
+        opened._store.close()
+        shutil.rmtree(tmp_path / "online")
+        opened.open_writer()
+        opened._store = open_lmdb(tmp_path / "online")
+        opened.writer.write(REF, table([(3, 10, 3.0)]))
+        opened.writer.materialize(REF)
+        assert prices_of(opened, 1, 2, 3) == [1.0, None, 3.0]
+
+
+def test_no_row_is_shown_beyond_the_position(tmp_path):
+    with project(tmp_path) as opened:
+        opened.writer.write(REF, table([(1, 10, 1.0)]))
+        opened.writer.feed()
+        opened.writer.write(REF, table([(1, 20, 2.0)]))
+        with dying_at(opened.writer._feed.store, 1, sent=True), pytest.raises(Crash):
+            opened.writer.feed()
+        rows = opened.read(FEATURES, [(1,)])
+        assert (rows.to_dict()["price"], rows.position) == ([2.0], 2)
+
+
+def test_a_scan_sees_every_key_of_its_range(tmp_path):
+    with project(tmp_path) as opened:
+        with opened.redis.write() as transaction:
+            transaction.put_many("rows", [(key, b"v") for key in (b"a0", b"a1", b"a2", b"a9", b"b")])
+        with opened.redis.read() as there:
+            assert [key for key, _ in there.scan("rows", b"a1", b"a9")] == [b"a1", b"a2"]
+
+
 def test_an_erasure_without_redis_changes_nothing(tmp_path):
     with started_redis() as server, project(tmp_path, server=server) as opened:
         opened.writer.write(REF, table([(1, 10, 1.0)]))
@@ -444,6 +628,25 @@ def test_a_wrong_password_is_said_and_none_is_shown(tmp_path):
         assert "hunter2" not in f"{refused.value} {address} {address!r}"
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://:123/abc+SECRET@cache:6379/0",
+        "redis://me:123/SECRET@cache:6379/0",
+        "redis://me:SECRET/x@cache:6379/0",
+        "redis://me:12?SECRET@cache:6379/0",
+        "redis://me:12#SECRET@cache:6379/0",
+        "redis://:[SECRET@cache:6379/0",
+        "unix://me:SECRET/x@/run/redis.sock",
+        "redis://cache:0/0",
+    ],
+)
+def test_a_url_that_a_password_tears_apart_is_refused_without_showing_it(url):
+    with pytest.raises(ConfigError, match="percent-encode the password") as refused:
+        RedisAddress(url, "test")
+    assert "SECRET" not in "".join(traceback.format_exception(refused.value))
+
+
 class Settled:
     """A project folder with settings of the online store."""
 
@@ -472,6 +675,8 @@ def test_where_redis_is_comes_from_the_environment_a_file_or_the_settings(tmp_pa
     [
         ("", "no URL of Redis"),
         ('url = "redis://:secret@host:1"', "A password does not belong into featurestore.toml"),
+        ('url = "redis://host:1?password=secret"', "A password does not belong into featurestore.toml"),
+        ('url = "redis://:1/secret@host:1"', "The URL of Redis cannot be read"),
         ('url_file = "missing"', "cannot be read"),
         ('url = "http://host"', "begins with none of"),
         ('url = "redis://host"\nnamespace = "a:b"', "cannot begin the keys"),
@@ -578,6 +783,38 @@ async def test_the_event_loop_goes_on_while_redis_does_not_answer(tmp_path):
         await reader.close()
 
 
+async def test_no_reader_waits_for_ever_and_none_keeps_the_breaker_half_open(tmp_path):
+    """Whatever goes wrong in the one try that the breaker allows, all who wait are told, and there is another try."""
+    with project(tmp_path) as opened, reading(opened) as (prepared, keys_of):
+        opened.writer.write(REF, table([(1, 10, 1.0)]))
+        opened.writer.feed()
+        reader = RedisReader(opened.address, lambda: opened.now)
+        wrong = pytest.MonkeyPatch()
+
+        async def broken(*_, **__):
+            raise ZeroDivisionError
+
+        for client in (reader._client, opened.redis._client):
+            wrong.setattr(client, "execute_command", broken if client is reader._client else lambda *_: 1 // 0)
+        for breaker in (reader._breaker, opened.redis._breaker):
+            for _ in range(3):
+                breaker.failed()
+            wait_for(breaker.admits)
+            breaker.failed()
+        wait_for(lambda: reader._breaker.wait == opened.redis._breaker.wait == 0)
+        reads = (reader.read(prepared, keys_of(1)) for _ in range(3))
+        answers = await asyncio.wait_for(asyncio.gather(*reads, return_exceptions=True), 30)
+        assert [type(answer) for answer in answers] == [ZeroDivisionError] * 3
+        with pytest.raises(ZeroDivisionError):
+            prices_of(opened, 1)
+        assert reader._breaker.state == opened.redis._breaker.state == "open"
+        wrong.undo()
+        wait_for(lambda: prices_of(opened, 1) == [1.0])
+        wait_for(lambda: reader._breaker.wait == 0)
+        assert await reader.read(prepared, keys_of(1))
+        await reader.close()
+
+
 def test_the_embedded_store_reads_from_redis_and_materialize_fills_it(project_folder):
     with FeatureStore(project_folder) as store:
         store.apply(PROJECT)
@@ -632,3 +869,21 @@ def test_a_version_in_flight_is_read_from_redis_as_from_the_project_folder(tmp_p
         flying = ["prices:price", "prices:name"]
         assert opened.read_bytes(flying, keys) == opened.read_lmdb(flying, keys)
         assert set(opened.read(flying, keys).versions("price")) == {"prices@v1", "prices@v2"}
+
+
+def test_a_version_in_the_shadow_that_has_no_rows_fails_no_read(tmp_path):
+    other = FeatureView(
+        "prices", entity=user, source=PushSource("others", event_timestamp="at"), features=prices.features
+    )
+    with project(tmp_path) as opened:
+        opened.apply(other)
+        opened.writer.write(REF, table([(1, 10, 1.0)]))
+        opened.writer.feed()
+        started = opened.snapshot
+        opened.snapshot = RegistrySnapshot(start_rollout(started, ViewRef("prices", 2), share=None).document)
+        assert plan_read(opened.snapshot, ["prices:price"]).views[0].rollout
+        assert opened.read(["prices:price"], [(1,), (2,)]).to_dict()["price"] == [1.0, None]
+        assert opened.read_bytes(["prices:price"], [(1,)]) == opened.read_lmdb(["prices:price"], [(1,)])
+        opened.snapshot = RegistrySnapshot(start_rollout(started, ViewRef("prices", 2), share=0.5).document)
+        with pytest.raises(FailedPreconditionError, match="prices@v2 was never filled"):
+            opened.read(["prices:price"], [(1,)])

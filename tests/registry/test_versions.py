@@ -23,6 +23,7 @@ from featurestore.errors import DefinitionError, FailedPreconditionError, NotFou
 from featurestore.planning import plan_read
 from featurestore.refs import FeatureRef, ViewRef
 from featurestore.registry.plan import plan_changes, promote, set_status, switch_layout
+from featurestore.registry.rollout import start_rollout
 from featurestore.registry.snapshot import Document, RegistrySnapshot
 from featurestore.rows import RowSchema
 
@@ -316,6 +317,28 @@ def test_what_would_break_without_a_version_is_named():
     gone = committed(snapshot, set_status(snapshot, ViewRef("heat"), "retired"))
     assert retiring(gone, "weather@v1").named == ("service s selects it",)
     assert not retiring(snapshot, "heat@v1").named
+
+
+def rolled_out(share=0.5):
+    """Two versions, the second on its way."""
+    changed = apply(registered(WEATHER), MEANING["unit"][1])
+    return committed(changed, start_rollout(changed, ViewRef("weather", 2), share=share))
+
+
+def test_a_version_on_its_way_is_read_and_its_retirement_ends_that():
+    snapshot = rolled_out()
+    assert plan_read(snapshot, ["weather:temp"]).views[0].rollout
+    assert retiring(snapshot, "weather@v2").named == ("it is on its way: 50% of keys",)
+    assert not retiring(snapshot, "weather@v1").named
+    retired = committed(snapshot, set_status(snapshot, ViewRef("weather", 2), "retired"))
+    assert retired.document.views["weather"].rollout is None
+    assert plan_read(retired, ["weather:temp"]).views[0].rollout is None
+
+
+def test_a_rollout_stands_still_while_its_version_is_for_declared_readers_alone():
+    enforced = apply(rolled_out(), replace(MEANING["unit"][1], access="enforce"))
+    assert view(enforced, "weather@v2").access == "enforce"
+    assert plan_read(enforced, ["weather:temp"]).views[0].rollout is None
 
 
 def test_a_second_addition_before_the_fill_gets_a_layout_of_its_own():

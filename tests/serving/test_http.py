@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
+from time import sleep
 
 import httpx
 import pytest
@@ -258,11 +259,40 @@ def test_the_questions_of_lineage_are_routes_for_who_may_read(served):
 
 def test_events_of_openlineage_are_taken_from_who_may_write(guarded):
     event = {"eventTime": "2026-05-01T00:00:00Z", "job": {"namespace": "etl", "name": "x"}, "inputs": [], "outputs": []}
-    for role, status in (("reader", 403), ("writer", 200)):
-        token = guarded.token(f"openlineage-{role}", role)
+    for role, status in (("reader", 403), ("writer:weather", 403), ("writer", 200)):
+        token = guarded.token(f"openlineage-{role.replace(':', '-')}", role)
         client = http(guarded, headers={"authorization": f"Bearer {token}"})
         answer = client.request("POST", "/lineage/openlineage", json=event)
         assert answer.status_code == status, answer.text
     assert (answer.json()["events"], answer.json()["skipped"]) == (1, [])
     page = client.request("POST", "/lineage/openlineage", content=b"[]", headers={"content-type": "text/plain"})
     assert page.status_code == 400
+
+
+def test_questions_of_lineage_take_turns_and_more_than_a_few_are_refused(served):
+    app = application(served)
+    route = next(route for route in app.routes if route.path == "/lineage/upstream")
+    there, most = [], []
+    answers = route.dependant.call
+
+    def watched(*args, **named):
+        there.append(1)
+        most.append(len(there))
+        sleep(0.01)
+        try:
+            return answers(*args, **named)
+        finally:
+            there.pop()
+
+    route.dependant.call = watched
+
+    async def ask():
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+            asked = [client.get("/lineage/upstream", params={"ref": "weather@v1:temp"}) for _ in range(12)]
+            return [answer.status_code for answer in await asyncio.gather(*asked)]
+
+    statuses = asyncio.run(ask())
+    assert (statuses.count(200), statuses.count(429)) == (5, 7)
+    assert set(most) == {1}
+    assert Http(app).get("/lineage/upstream", params={"ref": "weather@v1:temp"}).status_code == 200

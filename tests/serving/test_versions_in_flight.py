@@ -9,6 +9,7 @@ from contextlib import closing, contextmanager
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
 from featurestore import Entity, Feature, FeatureService, FeatureStore, FeatureView, PushSource
@@ -17,6 +18,7 @@ from featurestore.errors import FailedPreconditionError, FeatureStoreError, Inva
 from featurestore.online.rollout import is_moved
 from featurestore.registry.rollout import shown
 from featurestore.serving.grpc_aio import GrpcAioTransport
+from featurestore.serving.http import http_app
 from featurestore.serving.metrics import read_metrics
 from featurestore.serving.read_metrics import COMPARED, DIFFERING
 from featurestore.testing.served import ServedProject
@@ -252,3 +254,24 @@ def test_the_commands_begin_a_rollout_and_show_it(tmp_path):
     assert listed() == ["current", "compared in the shadow"]
     assert run(app, ["promote", "profile@v1", "--project", str(tmp_path)]).exit_code == 0
     assert listed() == ["current", ""]
+
+
+def test_json_says_which_version_each_key_got(tmp_path):
+    with ServedProject(tmp_path, GrpcAioTransport) as served, served.client() as client:
+        apply_served(served, client, sign=-1)
+        handlers = served.handlers
+        metrics = handlers.guard.wrap(handlers.metrics)
+        app = http_app(handlers.methods(), handlers.guard, served.settings, metrics=metrics, is_ready=lambda: True)
+        asked = {"features": ["profile:score"], "keys": {"user_id": USERS}}
+
+        def posted():
+            return TestClient(app, base_url="http://127.0.0.1").post("/v1/get-online-features", json=asked).json()
+
+        assert "versions" not in posted()
+        served.store.roll_out("profile@v2", share=0.4)
+        handlers.refresh()
+        body = posted()
+        assert body["versions"] == {"score": list(read(served.store, ["profile:score"]).values())}
+        signs = {"profile@v1": 1, "profile@v2": -1}
+        right = [signs[version] * number for version, number in zip(body["versions"]["score"], USERS, strict=True)]
+        assert body["features"]["score"] == right
