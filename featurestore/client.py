@@ -44,6 +44,7 @@ from featurestore.v1 import serving_pb2 as pb
 SERVICE = "featurestore.v1.FeatureStore"
 
 _MAX_RESPONSE_BYTES = 16 << 20
+_STALE_SCHEMAS = 3  # that one read puts up with while the registry changes
 _OPTIONS = (
     ("grpc.max_receive_message_length", _MAX_RESPONSE_BYTES),
     ("grpc.keepalive_time_ms", 30_000),
@@ -645,15 +646,15 @@ class _Dialogue:
     def read(
         self, features: str | Sequence[str], keys: Mapping[str, Any], request: Mapping[str, Any], *, full: bool
     ) -> Generator[Ask, bytes, OnlineRows]:
-        """Read, with the schema that is known, or once more with a fresh one."""
+        """Read, with the schema that is known; the registry may change before the read and again before the next one."""
         deadline = self._deadline()
         wanted = (features if isinstance(features, str) else tuple(features), full)
-        known = self._shapes.get(wanted)
-        if known is not None:
+        for _ in range(_STALE_SCHEMAS):
+            shape = self._shapes.get(wanted) or (yield from self._fetch_shape(wanted, deadline))
             try:
-                return (yield from self._read_with(known, keys, request, deadline))
+                return (yield from self._read_with(shape, keys, request, deadline))
             except StaleSchemaError:
-                del self._shapes[wanted]
+                self._shapes.pop(wanted, None)
         shape = yield from self._fetch_shape(wanted, deadline)
         return (yield from self._read_with(shape, keys, request, deadline))
 

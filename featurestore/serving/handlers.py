@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any
@@ -187,9 +188,9 @@ class FeatureHandlers:
         changed = new_keys or snapshot.revision != old.snapshot.revision or credentials != old.gate.credentials
         if changed:
             state = self._state_of(snapshot, credentials)
-            for known in tuple(old.reads.values()):
-                self._carry_over(state, known)
+            self._carry_over(state, old)
             self._state = state
+            self._carry_over(state, old)  # what was asked for meanwhile, on the thread that answers
         self._counter = counter
         return changed
 
@@ -386,12 +387,11 @@ class FeatureHandlers:
         state.reads[plan.fingerprint] = state.asked[asked] = known
         return known
 
-    def _carry_over(self, state: State, known: KnownRead) -> None:
-        """Plan a known read anew; one that is impossible now is forgotten, and its clients are told when they ask."""
-        try:
-            self._prepare(state, known.asked)
-        except FeatureStoreError:
-            return
+    def _carry_over(self, state: State, old: State) -> None:
+        """Plan known reads anew; one that is impossible now is forgotten, and its clients are told when they ask."""
+        for asked in [asked for asked in tuple(old.asked) if asked not in state.asked]:
+            with suppress(FeatureStoreError):
+                self._prepare(state, asked)
 
     def _record(self, call: Call, caller: Caller, plan: ReadPlan, path: str, outcome: str, rows: int) -> None:
         self._count(call, caller, plan.usage(rows), path, outcome)

@@ -188,17 +188,20 @@ class _Kept:
         """Wait for the next thing that a process says; raises what it says went wrong, after its end."""
         try:
             line = await asyncio.wait_for(_pipe(process.stdout).readline(), _START_SECONDS)
-            said: dict[str, Any] = json.loads(line or b"{}")
-            if "error" in said:
-                raise _error(said)
-            if not line:
-                raise UnavailableError(f"{self.module} ended while it started (its log says why).")
+            self._check(line)
         except TimeoutError as error:
             _kill(process)
             raise UnavailableError(f"{self.module} did not start within {_START_SECONDS:.0f} s.") from error
         except BaseException:
             _kill(process)
             raise
+
+    def _check(self, line: bytes) -> None:
+        if not line:
+            raise UnavailableError(f"{self.module} ended while it started (its log says why).")
+        said: dict[str, Any] = json.loads(line)
+        if "error" in said:
+            raise _error(said)
 
     async def keep(self) -> None:
         """Start the process if it was not, and again whenever it ends, after a pause that grows while it does not stay up."""
