@@ -16,6 +16,7 @@ from featurestore import Aggregation, Entity, Feature, FeatureView, PushSource
 from featurestore.errors import FailedPreconditionError
 from featurestore.flow import materialize as flow_materialize
 from featurestore.flow.ingest import ingesting
+from featurestore.offline.delta import sum_up
 from featurestore.refs import ViewRef
 from featurestore.rows import SEQ
 from featurestore.testing.projects import ScratchProject
@@ -100,7 +101,7 @@ def test_what_is_no_longer_known_is_read_in_full(project, gone):
     if gone == "file":
         added[0].path.unlink()
     else:
-        table._log._checkpoint()
+        sum_up(table.directory)
         (table.directory / "_delta_log" / f"{version:020}.json").unlink()
     report = project.writer.materialize(WEATHER)
     assert (report.full, report.changed) == (True, 1)
