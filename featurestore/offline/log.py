@@ -1,7 +1,8 @@
 """The Delta log of an offline table: which files count, since which commit, and what is known to have been done.
 
-Files are written and synced before the commit that names them. A commit is written and synced beside the log and put in its
-place whole, or not at all: of two that want the same number one gets it; the other looks at the log again, and is repeated if what it was made for still holds.
+Files are written and synced before the commit that names them. A commit is written and synced beside the log and put in
+its place whole, or not at all: of two that want the same number one gets it; the other looks at the log again, and is
+repeated if what it was made for still holds.
 Delta's own library reads what is summed up, and does the rest; a small commit or read does not wait for it, not even for its import.
 """
 
