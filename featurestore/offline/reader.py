@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from featurestore.errors import FailedPreconditionError, InvalidArgumentError
 from featurestore.offline.engines import Engine
+from featurestore.offline.engines.columns import gathered_column
 from featurestore.offline.point_in_time import (
     MATCHED,
     MISSING,
@@ -24,10 +25,12 @@ from featurestore.offline.point_in_time import (
     Spine,
 )
 from featurestore.offline.table import OfflineTable, TableState
+from featurestore.offline.tasks import in_turn
 from featurestore.planning import PlannedView
 from featurestore.refs import ViewRef
 from featurestore.registry.snapshot import AggregationRecord
-from featurestore.windows import columns_read, fold_windows, has_events
+from featurestore.types import to_arrow
+from featurestore.windows import WindowColumn, WindowLists, columns_read, fold_windows, has_events
 
 Position = int | Mapping[str, int] | None
 
@@ -119,11 +122,19 @@ class ViewReader:
         """Fold the windows of a view; an unknown entity is an empty window."""
         aggregations = [feature.aggregation for feature in view.features if feature.aggregation]
         columns = list(columns_read(aggregations))
-        parts = [
-            (rows, _fold(view, aggregations, gathered, _taken(spine, rows), rule))
-            for rows, gathered in self.engine.gather(table, spine, rule, columns, reach=_reach(aggregations))
-        ]
-        return _in_place(parts, len(spine))
+        values = {feature.name: gathered_column(to_arrow(feature.type), len(spine)) for feature in view.features}
+        status = np.full(len(spine), MISSING, np.int8)
+
+        def fold(part: tuple[Int64Array, Callable[[], Gathered]]) -> None:
+            rows, gather = part
+            folded, status[rows] = _fold(aggregations, gather(), _taken(spine, rows), rule)
+            for feature, column in zip(view.features, folded, strict=True):
+                values[feature.name].put(column.to_arrow(feature.type), np.arange(len(rows)), rows)
+
+        for _ in in_turn(fold, self.engine.gather(table, spine, rule, columns, reach=_reach(aggregations))):
+            pass
+        everywhere = np.ones(len(spine), np.bool_)
+        return Joined(pa.table({name: column.finish(everywhere) for name, column in values.items()}), status)
 
 
 def _reach(aggregations: Sequence[AggregationRecord]) -> int:
@@ -137,13 +148,9 @@ def _taken(spine: Spine, rows: Int64Array) -> Spine:
 
 
 def _fold(
-    view: PlannedView,
-    aggregations: Sequence[AggregationRecord],
-    gathered: Gathered,
-    spine: Spine,
-    rule: PointInTimeRule,
-) -> Joined:
-    """Fold the windows of some rows of the spine."""
+    aggregations: Sequence[AggregationRecord], gathered: Gathered, spine: Spine, rule: PointInTimeRule
+) -> tuple[list[WindowColumn | WindowLists], npt.NDArray[np.int8]]:
+    """Fold the windows of some rows of the spine; also say what became of each row."""
     known_at = spine.at if rule.knowledge == "as_known" else None
     folded = fold_windows(
         gathered.events,
@@ -153,19 +160,7 @@ def _fold(
         known_at=known_at,
         position=rule.position,
     )
-    values = {
-        feature.name: column.to_arrow(feature.type) for feature, column in zip(view.features, folded, strict=True)
-    }
-    return Joined(pa.table(values), _window_status(gathered, aggregations, spine, known_at, rule.position))
-
-
-def _in_place(parts: Sequence[tuple[Int64Array, Joined]], rows: int) -> Joined:
-    """Put parts of the spine together, in its order."""
-    order = np.empty(rows, np.int64)
-    order[np.concatenate([places for places, _ in parts])] = np.arange(rows)
-    table = pa.concat_tables([joined.table for _, joined in parts])
-    status = np.concatenate([joined.status for _, joined in parts])
-    return Joined(table if len(parts) == 1 else table.take(pa.array(order)), status[order])
+    return folded, _window_status(gathered, aggregations, spine, known_at, rule.position)
 
 
 def _window_status(

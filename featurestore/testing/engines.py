@@ -86,8 +86,10 @@ class EngineConformance:
         ]
         spine, rule = _spine(case), case.rule
         with _stored(case, 4, cuts) as table:
-            parts = list(engine.gather(table, spine, rule, [counted.name], reach=window))
-        assert sorted(np.concatenate([rows for rows, _ in parts]).tolist()) == list(range(len(spine)))
+            parts = [
+                (places, gather()) for places, gather in engine.gather(table, spine, rule, [counted.name], reach=window)
+            ]
+        assert sorted(np.concatenate([places for places, _ in parts]).tolist()) == list(range(len(spine)))
         for aggregation in asked:
             got: list[Any] = [None] * len(spine)
             for places, gathered in parts:

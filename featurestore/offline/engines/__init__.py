@@ -6,7 +6,7 @@ An engine is a class with two methods; a new one is a class in a module of this 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import Protocol, cast
 
@@ -31,8 +31,10 @@ class Engine(Protocol):
         columns: Sequence[str],
         *,
         reach: int | None = None,
-    ) -> Iterator[tuple[Int64Array, Gathered]]:
-        """Yield (rows of the spine, the events of their entities), for windows to be folded over; each spine row comes once.
+    ) -> Sequence[tuple[Int64Array, Callable[[], Gathered]]]:
+        """Return parts of the spine's rows, each with what gathers the events of its entities, for windows to be folded over.
+
+        Each spine row is in one part; threads may gather several parts at once.
 
         Events that lie further back than `reach` microseconds from all times of their entity need not be there.
         """

@@ -12,7 +12,8 @@ rows in DuckDB 2.0; on numbers it does not.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import polars as pl
@@ -72,8 +73,8 @@ class DuckDBEngine:
         columns: Sequence[str],
         *,
         reach: int | None = None,  # noqa: ARG002 - all events are there already
-    ) -> Iterator[tuple[Int64Array, Gathered]]:
-        """Return the events of the spine's entities in one part, for windows to be folded over.
+    ) -> Sequence[tuple[Int64Array, Callable[[], Gathered]]]:
+        """Return all rows of the spine, and what gathers the events of their entities.
 
         Args:
             table: The view's events.
@@ -82,27 +83,29 @@ class DuckDBEngine:
             columns: Names of the aggregated columns.
             reach: Not looked at.
         """
-        event_key = [column.name for column in table.schema.event_key]
-        rows = _read(table, [*spine.keys.column_names, *event_key], columns)
-        entity, owner = _entities(spine, rows)
-        identity = _group_of(rows, _groups(rows, event_key), event_key) if event_key else np.arange(len(rows))
-        wanted = np.flatnonzero(owner >= 0)
-        event, created, seq = (_micros(rows[name])[wanted] for name in (EVENT, CREATED, SEQ))
-        order = _order(owner[wanted], event, *([identity[wanted]] if event_key else []), created, seq)
-        owner, identity, event, created, seq = (
-            a[order] for a in (owner[wanted], identity[wanted], event, created, seq)
-        )
-        chosen = rows.select(list(columns)).take(pa.array(wanted[order]))
-        events = Events(
-            starts=np.searchsorted(owner, np.arange(entity.max(initial=-1) + 2)),
-            event=event,
-            created=created,
-            seq=seq,
-            known_from=rule.known_from(event, created),
-            identity=_runs(owner, event, identity),
-            columns={name: WindowColumn.from_arrow(chosen[name]) for name in columns},
-        )
-        yield np.arange(len(spine)), Gathered(events, entity)
+        return [(np.arange(len(spine)), partial(_gather, table, spine, rule, columns))]
+
+
+def _gather(table: OfflineTable, spine: Spine, rule: PointInTimeRule, columns: Sequence[str]) -> Gathered:
+    event_key = [column.name for column in table.schema.event_key]
+    rows = _read(table, [*spine.keys.column_names, *event_key], columns)
+    entity, owner = _entities(spine, rows)
+    identity = _group_of(rows, _groups(rows, event_key), event_key) if event_key else np.arange(len(rows))
+    wanted = np.flatnonzero(owner >= 0)
+    event, created, seq = (_micros(rows[name])[wanted] for name in (EVENT, CREATED, SEQ))
+    order = _order(owner[wanted], event, *([identity[wanted]] if event_key else []), created, seq)
+    owner, identity, event, created, seq = (a[order] for a in (owner[wanted], identity[wanted], event, created, seq))
+    chosen = rows.select(list(columns)).take(pa.array(wanted[order]))
+    events = Events(
+        starts=np.searchsorted(owner, np.arange(entity.max(initial=-1) + 2)),
+        event=event,
+        created=created,
+        seq=seq,
+        known_from=rule.known_from(event, created),
+        identity=_runs(owner, event, identity),
+        columns={name: WindowColumn.from_arrow(chosen[name]) for name in columns},
+    )
+    return Gathered(events, entity)
 
 
 _GREATEST = """

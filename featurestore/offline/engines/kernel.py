@@ -12,9 +12,7 @@ no other row, are copied to their places in the result.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -60,16 +58,14 @@ from featurestore.offline.point_in_time import (
     before,
 )
 from featurestore.offline.table import DataFile, OfflineTable
+from featurestore.offline.tasks import in_turn
 from featurestore.rows import CREATED, EVENT, SEQ
 from featurestore.types import INT64_MIN
 from featurestore.windows import Events, WindowColumn
 
-THREADS = 2
 # Text with more values to a byte than this is dictionary-encoded, with few different values.
 CODED_ABOVE = 0.25
 
-_Given = TypeVar("_Given")
-_Made = TypeVar("_Made")
 _NOTHING = frozen(np.zeros(0, np.int64))
 _NOBODY = frozen(np.zeros(0, np.bool_))
 
@@ -94,7 +90,7 @@ class KernelEngine:
         layout = _Layout.of(table, columns)
         gathered = layout.gathered(columns, len(spine))
         status = np.full(len(spine), MISSING, np.int8)
-        for asked, found in _in_turn(partial(_join_bucket, layout, rule, gathered), layout.split(spine)):
+        for asked, found in in_turn(partial(_join_bucket, layout, rule, gathered), layout.split(spine)):
             status[asked.rows] = found
         filled = status == MATCHED
         return Joined(pa.table({name: column.finish(filled) for name, column in gathered.items()}), status)
@@ -107,8 +103,8 @@ class KernelEngine:
         columns: Sequence[str],
         *,
         reach: int | None = None,
-    ) -> Iterator[tuple[Int64Array, Gathered]]:
-        """Return the events of the spine's entities, bucket by bucket.
+    ) -> Sequence[tuple[Int64Array, Callable[[], Gathered]]]:
+        """Return bucket by bucket the rows of the spine, and what gathers the events of their entities; each row comes once.
 
         Args:
             table: The view's events.
@@ -117,20 +113,18 @@ class KernelEngine:
             columns: Names of the aggregated columns.
             reach: Events more than this many microseconds before all times of their entity are left out; None keeps them.
 
-        Yields:
-            Rows of the spine, and the events of their entities; each row once.
-
         Raises:
-            CorruptionError: A file is missing or damaged; says which.
+            CorruptionError: At the call or of what it returns: a file is missing or damaged; says which.
         """
         layout = _Layout.of(table, [*(key.name for key in table.schema.event_key), *columns])
-        buckets = layout.split(spine)
         nobody = np.ones(len(spine), np.bool_)
-        for asked, gathered in _in_turn(partial(_gather_bucket, layout, rule, columns, reach), buckets):
+        parts: list[tuple[Int64Array, Callable[[], Gathered]]] = []
+        for asked in layout.split(spine):
             nobody[asked.rows] = False
-            yield asked.rows, gathered
+            parts.append((asked.rows, partial(_gather_bucket, layout, rule, columns, reach, asked)))
         rest = np.flatnonzero(nobody)
-        yield rest, Gathered(_events(layout, rule, columns, 0, []), np.full(len(rest), -1, np.int64))
+        nothing = Gathered(_events(layout, rule, columns, 0, []), np.full(len(rest), -1, np.int64))
+        return [*parts, (rest, lambda: nothing)] if len(rest) or not parts else parts
 
 
 # --- the spine and the files, by bucket ------------------------------------------------------------------------------------------------
@@ -423,8 +417,9 @@ def _seq_of(runs: Sequence[Run], found: _Found, places: Int64Array) -> Int64Arra
 
 def _copy(run: Run, rows: Int64Array, places: Int64Array, gathered: Mapping[str, GatheredColumn]) -> None:
     """Copy the values of these rows to their places, in the order in which the rows lie."""
-    order = np.argsort(rows)
-    rows, places = rows[order], places[order]
+    if not is_rising(frozen(rows[np.newaxis])):
+        order = np.argsort(rows)
+        rows, places = rows[order], places[order]
     for part in run.parts(list(gathered), rows):
         for name, values in part.columns.items():
             gathered[name].put(values, part.rows, places[part.places])
@@ -477,52 +472,69 @@ def _select(run: Run, keys: Sequence[str], owners: _Asked, first: Int64Array, la
 def _events(
     layout: _Layout, rule: PointInTimeRule, columns: Sequence[str], entities: int, selected: Sequence[_Selected]
 ) -> Events:
-    """Return selected events with their columns, in the order that a fold needs."""
+    """Return selected events with their columns, in the order that a fold needs.
+
+    What tells events of one instant apart is read only where there are such events.
+    """
     event_key = [column.name for column in layout.table.schema.event_key]
     owner, event = (_joined([getattr(part, name) for part in selected]) for name in ("owner", "event"))
-    everywhere = np.ones(len(owner), np.bool_)
-    gathered = layout.gathered(list(dict.fromkeys([CREATED, SEQ, *event_key, *columns])), len(owner))
-    free = 0
-    for part in selected:
-        _copy(part.run, part.row, np.arange(free, free + len(part.row)), gathered)
-        free += len(part.row)
-    read = {name: column.finish(everywhere) for name, column in gathered.items()}
-    created, seq = (to_micros_or_lowest(read[name]) for name in (CREATED, SEQ))
-    identity = [key_image(as_codes(_whole(read[name]))) for name in event_key]
-    order = _fold_order(owner, event, identity, created, seq, sorted_already=len(selected) == 1)
-    owner, event, created, seq = owner[order], event[order], created[order], seq[order]
+    order = _time_order(owner, event)
+    tied = _has_repeats(owner, event, order)
+    ties = [CREATED, SEQ, *event_key] if tied else _BOUNDS[rule.knowledge]
+    read = _read_selected(layout, selected, list(dict.fromkeys([*ties, *columns])))
+    created, seq = (
+        to_micros_or_lowest(read[name]) if name in ties else np.full(len(event), INT64_MIN) for name in (CREATED, SEQ)
+    )
+    identity = [key_image(as_codes(_whole(read[name]))) for name in event_key] if tied else []
+    if tied:
+        order = np.lexsort([seq, created, *reversed(identity), event, owner])
+    owner, event, created, seq = (_ordered(array, order) for array in (owner, event, created, seq))
     return Events(
         starts=np.searchsorted(owner, np.arange(entities + 1)),
         event=event,
         created=created,
         seq=seq,
         known_from=rule.known_from(event, created),
-        identity=_numbered([owner, event, *(image[order] for image in identity)])
-        if event_key
-        else np.arange(len(order)),
-        columns={
-            name: WindowColumn.from_arrow(pa.chunked_array([_whole(read[name]).take(pa.array(order))]))
-            for name in columns
-        },
+        identity=_numbered([owner, event, *(_ordered(image, order) for image in identity)])
+        if identity
+        else np.arange(len(event)),
+        columns={name: _window_column(_whole(read[name]), order) for name in columns},
     )
 
 
-def _fold_order(
-    owner: Int64Array,
-    event: Int64Array,
-    identity: Sequence[Int64Array],
-    created: Int64Array,
-    seq: Int64Array,
-    *,
-    sorted_already: bool,
-) -> Int64Array:
-    """Return the order by (owner, event, identity, created, seq); one run has all but the identity."""
-    order = np.argsort(owner, kind="stable")
-    by_owner, by_event = owner[order], event[order]
-    repeated = (by_owner[1:] == by_owner[:-1]) & (by_event[1:] == by_event[:-1])
-    if sorted_already and not (identity and repeated.any()):
-        return order
-    return np.lexsort([seq, created, *reversed(identity), event, owner])
+# What bounds the visible events beside their own time.
+_BOUNDS = {"latest": [], "as_known": [CREATED], "as_served": [SEQ]}
+
+
+def _read_selected(
+    layout: _Layout, selected: Sequence[_Selected], names: Sequence[str]
+) -> dict[str, pa.Array | pa.ChunkedArray]:
+    """Return columns of the selected events, one run after the other."""
+    rows = sum(len(part.row) for part in selected)
+    gathered, free = layout.gathered(names, rows), 0
+    for part in selected:
+        _copy(part.run, part.row, np.arange(free, free + len(part.row)), gathered)
+        free += len(part.row)
+    everywhere = np.ones(rows, np.bool_)
+    return {name: column.finish(everywhere) for name, column in gathered.items()}
+
+
+def _time_order(owner: Int64Array, event: Int64Array) -> Int64Array | None:
+    """Return the order by (owner, event); None where they are in it, as in one run whose keys are numbers."""
+    return None if is_rising(frozen(np.stack([owner, event]))) else np.lexsort([event, owner])
+
+
+def _has_repeats(owner: Int64Array, event: Int64Array, order: Int64Array | None) -> bool:
+    owner, event = _ordered(owner, order), _ordered(event, order)
+    return bool(((owner[1:] == owner[:-1]) & (event[1:] == event[:-1])).any())
+
+
+def _ordered(array: Int64Array, order: Int64Array | None) -> Int64Array:
+    return array if order is None else array[order]
+
+
+def _window_column(values: pa.Array, order: Int64Array | None) -> WindowColumn:
+    return WindowColumn.from_arrow(pa.chunked_array([values if order is None else values.take(pa.array(order))]))
 
 
 def _numbered(columns: Sequence[Int64Array]) -> Int64Array:
@@ -539,32 +551,6 @@ def _joined(parts: Sequence[Int64Array]) -> Int64Array:
 
 def _whole(column: pa.Array | pa.ChunkedArray) -> pa.Array:
     return in_one(column) if isinstance(column, pa.ChunkedArray) else column
-
-
-# --- tasks -------------------------------------------------------------------------------------------------------------------------------
-
-
-def _in_turn(work: Callable[[_Given], _Made], given: Sequence[_Given]) -> Iterator[tuple[_Given, _Made]]:
-    """Yield what becomes of each, in order; threads work a few ahead, and no more, so that little waits in memory."""
-    if len(given) == 1:
-        yield given[0], work(given[0])
-        return
-    waiting: deque[tuple[_Given, Future[_Made]]] = deque()
-    with ThreadPoolExecutor(THREADS) as threads:
-        try:
-            for one in given:
-                waiting.append((one, threads.submit(work, one)))
-                if len(waiting) > THREADS:
-                    yield _done(*waiting.popleft())
-            while waiting:
-                yield _done(*waiting.popleft())
-        finally:
-            for _, made in waiting:
-                made.cancel()
-
-
-def _done(one: _Given, made: Future[_Made]) -> tuple[_Given, _Made]:
-    return one, made.result()
 
 
 def compile_kernels() -> None:
