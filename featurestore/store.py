@@ -570,12 +570,12 @@ class FeatureStore(AbstractContextManager["FeatureStore"]):
         self._record(plan, identity, "online", "ok", count, used)
         return rows
 
-    def save(self, name: str, training_set: TrainingSet, *, seed: int | None = None) -> Dataset:
+    def save(self, name: str, training_set: TrainingSet | TrainingStream, *, seed: int | None = None) -> Dataset:
         """Save a training set under a name and register it, with all it takes to make it again; a name is given once.
 
         Args:
             name: Letters, digits and underscores.
-            training_set: What `get_historical_features` returned.
+            training_set: What `get_historical_features` or `stream_historical_features` returned; a stream is read to its end.
             seed: The seed of whatever chose the spine or will be trained on it, for the manifest.
 
         Raises:
@@ -587,7 +587,7 @@ class FeatureStore(AbstractContextManager["FeatureStore"]):
         from featurestore.offline.datasets import save_dataset
 
         with self._erasures.reading():
-            refuse_erased(self._erasures.ledger(), training_set)
+            ledger = self._erasures.ledger()
             dataset = save_dataset(
                 name,
                 training_set,
@@ -596,6 +596,7 @@ class FeatureStore(AbstractContextManager["FeatureStore"]):
                 consumer=self.consumer or None,
                 seed=seed,
                 code=self.settings.root,
+                admit=partial(refuse_erased, ledger),
             )
         self.apply(register_dataset(self.snapshot(), dataset.name, dataset.record()))
         return dataset

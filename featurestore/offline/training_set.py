@@ -126,6 +126,14 @@ class TrainingSet(Frames):
         """Return the Arrow table."""
         return self.table
 
+    def described(self) -> TrainingSet:
+        """Return a set that says what was read, and how: this one."""
+        return self
+
+    def parts(self) -> Iterator[TrainingSet]:
+        """Return the set in parts that fit in memory: all of it."""
+        return iter([self])
+
     def batches(self, rows: int) -> Iterator[pa.RecordBatch]:
         """Return the set in batches of at most so many rows, without copying."""
         return iter(self.table.to_batches(max_chunksize=rows))

@@ -185,6 +185,10 @@ class TrainingStream:
         """Where each view is read from."""
         return self._first.sources
 
+    def described(self) -> TrainingSet:
+        """Return a set without rows that says what is read, and how."""
+        return self._first
+
     @property
     def report(self) -> TrainingReport:
         """What became of the spine's rows.
@@ -202,14 +206,14 @@ class TrainingStream:
         Raises:
             FailedPreconditionError: It was read before.
         """
-        for chunk in self._chunks():
-            yield from chunk.to_batches(max_chunksize=BATCH_ROWS)
-            del chunk  # before the next one is made
+        for part in self.parts():
+            yield from part.table.to_batches(max_chunksize=BATCH_ROWS)
+            del part  # before the next one is made
 
     def read(self) -> TrainingReport:
         """Read the set to its end, keep nothing, and return its report."""
-        for _ in self._chunks():
-            pass
+        for part in self.parts():
+            del part  # before the next one is made
         return self.report
 
     def to_arrow(self) -> pa.RecordBatchReader:
@@ -233,10 +237,10 @@ class TrainingStream:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 writer = pq.ParquetWriter(draft, self.schema, compression="zstd", use_dictionary=self._repeating())
             with writer:
-                for chunk in self._chunks():
+                for part in self.parts():
                     with _writing(path):
-                        writer.write_table(chunk, row_group_size=ROW_GROUP)
-                    del chunk  # before the next one is made
+                        writer.write_table(part.table, row_group_size=ROW_GROUP)
+                    del part  # before the next one is made
                 with _writing(path):
                     writer.close()
             with _writing(path):
@@ -255,7 +259,12 @@ class TrainingStream:
             if not (pa.types.is_floating(field.type) or pa.types.is_timestamp(field.type))
         ]
 
-    def _chunks(self) -> Iterator[pa.Table]:
+    def parts(self) -> Iterator[TrainingSet]:
+        """Yield the set in parts that fit in memory, once; let go of each before the next one is made.
+
+        Raises:
+            FailedPreconditionError: It was read before.
+        """
         if self._started:
             raise FailedPreconditionError("The stream was read before.", repair="Make a new one.")
         self._started = True
@@ -264,8 +273,8 @@ class TrainingStream:
             for chunk in _in_chunks(self._spine, _chunk_rows(self.schema, self._memory_limit)):
                 read = self._read(chunk)
                 rows, report = rows + len(read), report + read.report
-                yield read.table
-                del read  # a chunk is all that fits
+                yield read
+                del read  # a part is all that fits
                 if self._progress is not None:
                     self._progress(Progress(rows, self._spine.total, time.monotonic() - begun))
             self._report = report

@@ -388,6 +388,9 @@ def test_a_training_set_from_before_is_not_saved(folder, people):
         spine["user_id"] = [canary]
         with pytest.raises(ErasedError, match=r"training set .*receipt 1"):
             store.save("none", store.get_historical_features(spine, ["facts:name"]))
+        with pytest.raises(ErasedError, match=r"training set .*receipt 1"):
+            store.save("none", store.stream_historical_features(pa.table(spine), ["facts:name"]))
+        assert store.datasets() == ["before", "between", "fresh"]
 
 
 def test_a_wrong_erasure_changes_nothing(folder, people):

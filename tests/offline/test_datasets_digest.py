@@ -3,6 +3,7 @@
 import math
 from datetime import date, timedelta
 from decimal import Decimal
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from featurestore.errors import InvalidArgumentError
 from featurestore.offline.datasets import table_digest
-from featurestore.offline.datasets.digest import differs, digests, shown
+from featurestore.offline.datasets.digest import BLOCK_ROWS, TableDigest, differs, digests, shown
 
 NAN = float("nan")
 STRUCT = pa.struct([("a", pa.int64()), ("b", pa.list_(pa.string()))])
@@ -40,6 +41,9 @@ FOREIGN = {
     "seconds": pa.array([1, None], pa.timestamp("s")),
     "wide": pa.array([Decimal(1), None], pa.decimal256(50, 2)),
 }
+
+
+LONG = pa.table({"number": pa.array(range(300_000)), "text": pa.array(["a", None, "bc"] * 100_000)})
 
 
 def column(values, kind=None):
@@ -103,6 +107,22 @@ def test_nested_values_that_look_alike_are_told_apart(one, other):
 def test_the_types_of_empty_columns_count():
     empty = [pa.table({"c": pa.array([], kind)}) for kind in (pa.list_(pa.int64()), pa.list_(pa.int32()), STRUCT)]
     assert len({table_digest(table) for table in empty}) == 3
+
+
+@given(cuts=st.lists(st.integers(0, 300_000), max_size=5))
+@settings(max_examples=20, deadline=None)
+def test_how_a_table_is_cut_changes_no_digest(cuts):
+    edges = sorted({0, 300_000, *cuts})
+    digest = TableDigest()
+    for start, stop in pairwise(edges):
+        digest.update(LONG.slice(start, stop - start))
+    assert digest.finish() == digests(LONG)
+
+
+def test_rows_that_change_places_between_two_blocks_are_seen():
+    order = np.arange(len(LONG))
+    order[[0, BLOCK_ROWS]] = order[[BLOCK_ROWS, 0]]
+    assert table_digest(LONG.take(pa.array(order))) != table_digest(LONG)
 
 
 def test_what_a_parquet_file_gives_back_has_the_same_digests(tmp_path):

@@ -170,7 +170,9 @@ def diff_datasets(before: Dataset, after: Dataset) -> DatasetDiff:
     Raises:
         CorruptionError: A file is missing or damaged.
     """
-    left, right = before.check(), after.check()
+    before.check()
+    after.check()
+    left, right = before.to_arrow(), after.to_arrow()
     by = _identity(before.manifest, after.manifest, left, right)
     rows, other_rows = _matched(left.select(by), right.select(by))
     common = [name for name in left.column_names if name in right.column_names]

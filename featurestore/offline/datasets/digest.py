@@ -25,6 +25,10 @@ Numbers = npt.NDArray[Any]
 DIGEST_BYTES = 16
 
 
+# Rows of a table are taken so many at a time, whatever chunks they come in: no more than those have to be in memory.
+BLOCK_ROWS = 1 << 17
+
+
 def table_digest(table: pa.Table) -> str:
     """Return a digest of the values, columns and rows in their order: 16 bytes of BLAKE2b as text.
 
@@ -39,15 +43,54 @@ def table_digest(table: pa.Table) -> str:
 
 def digests(table: pa.Table) -> tuple[str, dict[str, str]]:
     """Return the digest of a table, and of each of its columns."""
-    whole = blake2b(digest_size=DIGEST_BYTES)
-    columns = {}
-    for name in table.column_names:
-        column = blake2b(digest_size=DIGEST_BYTES)
-        for part in (f"{name}\0{len(table)}\0".encode(), *canonical(table[name])):
-            whole.update(part)
-            column.update(part)
-        columns[name] = column.hexdigest()
-    return whole.hexdigest(), columns
+    digest = TableDigest()
+    digest.update(table)
+    return digest.finish()
+
+
+class TableDigest:
+    """The digests of a table that comes in parts; how it is cut changes nothing.
+
+    >>> digest, table = TableDigest(), pa.table({"a": [1, 2, 3]})
+    >>> digest.update(table.slice(0, 1))
+    >>> digest.update(table.slice(1))
+    >>> digest.finish() == digests(table)
+    True
+    """
+
+    def __init__(self) -> None:
+        self._whole = blake2b(digest_size=DIGEST_BYTES)
+        self._columns: dict[str, Any] = {}
+        self._waiting: list[pa.Table] = []
+
+    def update(self, part: pa.Table) -> None:
+        """Take the next rows.
+
+        Raises:
+            InvalidArgumentError: A column has a type whose values have no canonical form.
+        """
+        self._waiting.append(part)
+        if sum(map(len, self._waiting)) < BLOCK_ROWS:
+            return
+        rows = pa.concat_tables(self._waiting)
+        full = len(rows) // BLOCK_ROWS * BLOCK_ROWS
+        for start in range(0, full, BLOCK_ROWS):
+            self._add(rows.slice(start, BLOCK_ROWS))
+        rest = rows.slice(full)
+        self._waiting = [rest.take(pa.array(np.arange(len(rest))))]  # a slice would keep the whole part in memory
+
+    def finish(self) -> tuple[str, dict[str, str]]:
+        """Return the digest of the table, and of each of its columns; no rows may come after."""
+        if self._waiting and (any(map(len, self._waiting)) or not self._columns):
+            self._add(pa.concat_tables(self._waiting))
+        return self._whole.hexdigest(), {name: column.hexdigest() for name, column in self._columns.items()}
+
+    def _add(self, block: pa.Table) -> None:
+        for name in block.column_names:
+            column = self._columns.setdefault(name, blake2b(digest_size=DIGEST_BYTES))
+            for part in (f"{name}\0{len(block)}\0".encode(), *canonical(block[name])):
+                self._whole.update(part)
+                column.update(part)
 
 
 def canonical(column: pa.ChunkedArray) -> Iterator[bytes | memoryview]:

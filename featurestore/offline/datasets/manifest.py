@@ -23,6 +23,7 @@ from featurestore.registry.snapshot import (
 )
 
 SCHEMA_VERSION = 3
+DATA, SPINE = "data.parquet", "spine.parquet"
 _SERVICE = "dataset"  # the one service of the frozen definitions: what was read, in its order
 
 
@@ -161,8 +162,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     code: CodeVersion | None = None
     seed: int | None = None
     erased: tuple[ErasedRows, ...] = ()
-    data: str = "data.parquet"
-    spine: str = "spine.parquet"
+    data: str = DATA
+    spine: str = SPINE
     schema_version: int = SCHEMA_VERSION
 
     @property

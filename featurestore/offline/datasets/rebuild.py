@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from featurestore.errors import CorruptionError, FailedPreconditionError
-from featurestore.offline.datasets.digest import differs, digests, shown, type_name
+from featurestore.offline.datasets.digest import TableDigest, differs, shown, type_name
 from featurestore.offline.datasets.environment import library_versions
 from featurestore.offline.datasets.manifest import ErasedRows, Manifest
 from featurestore.offline.datasets.saved import Dataset
@@ -18,7 +18,7 @@ from featurestore.offline.engines import ENGINES, engine_of
 from featurestore.offline.erased_files import erased_error
 from featurestore.offline.point_in_time import Knowledge
 from featurestore.offline.table import OfflineTable
-from featurestore.offline.training_set import read_training_set
+from featurestore.offline.training_stream import TrainingStream
 from featurestore.planning import ReadPlan
 from featurestore.refs import ViewRef
 from featurestore.rows import RowSchema
@@ -41,6 +41,10 @@ class ColumnDifference:
     first: int
     saved: Any
     rebuilt: Any
+
+    def __add__(self, later: ColumnDifference) -> ColumnDifference:
+        """Return the difference of both stretches of rows together."""
+        return replace(self, rows=self.rows + later.rows)
 
     def __str__(self) -> str:
         return f"'{self.column}' in {self.rows} rows, first in row {self.first}: {self.saved!r} was saved, {self.rebuilt!r} rebuilt"
@@ -83,24 +87,24 @@ def rebuild_dataset(dataset: Dataset, *, engine: str | None = None) -> Rebuild:
     """Make a dataset again and compare it with its file, column by column; see `Dataset.rebuild`."""
     manifest = dataset.manifest
     plan = manifest.read_plan()
-    saved = dataset.check()
+    dataset.check()
     name = engine or (manifest.engine if manifest.engine in ENGINES else next(iter(ENGINES)))
-    rebuilt = read_training_set(
+    stream = TrainingStream(
         plan,
-        dataset.spine(),
+        dataset.spine_batches(),
         timestamp=manifest.timestamp,
         tables=_pinned_tables(dataset, plan),
         engine=engine_of(name),
         knowledge=_knowledge(manifest),
         position=manifest.position,
-    ).to_arrow()
-    _, columns = digests(rebuilt)
+    )
+    columns, differences = _compared(dataset, stream)
     now = library_versions()
     return Rebuild(
         name=manifest.name,
-        rows=len(saved),
+        rows=manifest.rows,
         columns=columns,
-        differences=tuple(_differences(saved, rebuilt, manifest, columns)),
+        differences=tuple(differences[name] for name in manifest.columns if name in differences),
         engine=name,
         libraries={
             library: (then, now.get(library, "none"))
@@ -143,19 +147,32 @@ def _knowledge(manifest: Manifest) -> Knowledge:
     )
 
 
-def _differences(
-    saved: pa.Table, rebuilt: pa.Table, manifest: Manifest, columns: dict[str, str]
-) -> Iterator[ColumnDifference]:
-    """Compare by the digests, and look for the rows only where they differ."""
-    for name, digest in manifest.columns.items():
-        if columns.get(name) != digest:
-            yield _difference(name, saved[name], rebuilt[name])
+def _compared(dataset: Dataset, stream: TrainingStream) -> tuple[dict[str, str], dict[str, ColumnDifference]]:
+    """Return column -> digest of what is rebuilt, and column -> difference; saved and rebuilt rows are read side by side."""
+    digest, differences, at = TableDigest(), dict[str, ColumnDifference](), 0
+    digest.update(stream.schema.empty_table())
+    saved = dataset.batches()
+    waiting = dataset.schema().empty_table()
+    for part in stream.parts():
+        digest.update(part.table)
+        while len(waiting) < len(part):
+            waiting = pa.concat_tables([waiting, pa.Table.from_batches([next(saved)])])
+        for name in part.table.column_names:
+            found = _difference(name, waiting[name].slice(0, len(part)), part.table[name], at)
+            if found is not None:
+                differences[name] = differences[name] + found if name in differences else found
+        waiting, at = waiting.slice(len(part)), at + len(part)
+        del part  # before the next one is made
+    return digest.finish()[1], differences
 
 
-def _difference(name: str, saved: pa.ChunkedArray, rebuilt: pa.ChunkedArray) -> ColumnDifference:
+def _difference(name: str, saved: pa.ChunkedArray, rebuilt: pa.ChunkedArray, at: int) -> ColumnDifference | None:
+    """Compare a column from row `at` on."""
     types = type_name(saved.type), type_name(rebuilt.type)
     if types[0] != types[1]:
-        return ColumnDifference(name, len(saved), 0, *types)
+        return ColumnDifference(name, len(saved), at, *types)
     where = np.flatnonzero(differs(saved, rebuilt))
+    if not len(where):
+        return None
     first = int(where[0])
-    return ColumnDifference(name, len(where), first, shown(saved[first]), shown(rebuilt[first]))
+    return ColumnDifference(name, len(where), at + first, shown(saved[first]), shown(rebuilt[first]))

@@ -12,9 +12,10 @@ import os
 import platform
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,13 +31,21 @@ from featurestore.errors import (
     NotFoundError,
     ResourceExhaustedError,
 )
-from featurestore.offline.datasets.digest import digests, table_digest
+from featurestore.offline.datasets.digest import TableDigest, table_digest
 from featurestore.offline.datasets.environment import code_version, library_versions
-from featurestore.offline.datasets.manifest import Manifest, ManifestFeature, ManifestSource, frozen_definitions
+from featurestore.offline.datasets.manifest import (
+    DATA,
+    SPINE,
+    Manifest,
+    ManifestFeature,
+    ManifestSource,
+    frozen_definitions,
+)
 from featurestore.offline.durable import sync
 from featurestore.offline.erased_files import erased_error
 from featurestore.offline.frames import Frames
 from featurestore.offline.training_set import TrainingSet
+from featurestore.offline.training_stream import BATCH_ROWS, ROW_GROUP, SpineBatches, TrainingStream
 from featurestore.planning import PlannedOnDemand, PlannedView
 from featurestore.refs import NAME
 from featurestore.registry.snapshot import DatasetRecord
@@ -106,17 +115,32 @@ class Dataset(Frames):
         self._check(self.manifest.spine, table_digest(spine), self.manifest.spine_digest)
         return spine
 
-    def check(self) -> pa.Table:
-        """Return the rows after comparing their digests; raises CorruptionError when they are not those that were saved."""
-        table = self.to_arrow()
-        digest, columns = digests(table)
+    def batches(self, rows: int = BATCH_ROWS) -> Iterator[pa.RecordBatch]:
+        """Yield the rows in batches of at most so many, for sets larger than memory.
+
+        Raises:
+            CorruptionError: The file is missing or damaged.
+        """
+        return self._batches(self.manifest.data, rows)
+
+    def spine_batches(self) -> SpineBatches:
+        """Return the spine in batches, after comparing its digest; raises CorruptionError when it is not as it was saved."""
+        file = self.manifest.spine
+        with self._open(file) as parquet:
+            schema = parquet.schema_arrow
+        digest, _ = _digested(schema, self._batches(file))
+        self._check(file, digest, self.manifest.spine_digest)
+        return SpineBatches(schema, self._batches(file), self.manifest.rows)
+
+    def check(self) -> None:
+        """Compare the digests of the rows, batch by batch; raises CorruptionError when they are not those that were saved."""
+        digest, columns = _digested(self.schema(), self.batches())
         self._check(self.manifest.data, digest, self.manifest.digest)
         if self.manifest.columns not in ({}, columns):  # schema 1 has none
             raise CorruptionError(
                 f"The manifest of dataset '{self.name}' has other digests for its columns than their values.",
                 place=str(self.directory / MANIFEST),
             )
-        return table
 
     def rebuild(self, *, engine: str | None = None) -> Rebuild:
         """Make the dataset again from the frozen plan and the listed files, and compare; later rows are never read.
@@ -164,6 +188,10 @@ class Dataset(Frames):
         with self._open(file) as parquet:
             return parquet.read()
 
+    def _batches(self, file: str, rows: int = BATCH_ROWS) -> Iterator[pa.RecordBatch]:
+        with self._open(file) as parquet:
+            yield from parquet.iter_batches(batch_size=rows)
+
     @contextmanager
     def _open(self, file: str) -> Iterator[pq.ParquetFile]:
         path = self.directory / file
@@ -194,24 +222,26 @@ class Dataset(Frames):
 
 def save_dataset(
     name: str,
-    training_set: TrainingSet,
+    training: TrainingSet | TrainingStream,
     directory: Path,
     *,
     now: int,
     consumer: str | None = None,
     seed: int | None = None,
     code: Path | None = None,
+    admit: Callable[[TrainingSet], None] | None = None,
 ) -> Dataset:
-    """Save a training set under a name.
+    """Save a training set under a name; a stream is read to its end, and never whole in memory.
 
     Args:
         name: Letters, digits and underscores; given once.
-        training_set: What to save.
+        training: What to save.
         directory: The folder of all datasets, in the store's folder.
         now: Microseconds since 1970 UTC.
         consumer: Who saves it, or None.
         seed: The seed of whatever chose the spine or will be trained on it; only kept. None where there is none.
         code: A folder in the git work tree of the project's code; None keeps no commit.
+        admit: Called with each part of the rows before it is saved; what it raises, nothing is left of. None admits all.
 
     Returns:
         The dataset; the one that is there already when it has the same values of the same features.
@@ -222,19 +252,18 @@ def save_dataset(
         ErasedError: A file that it was read from was erased since.
         ResourceExhaustedError: The disk is full; nothing is left behind.
     """
-    _check_files(training_set)
+    _check_files(training)
     if not NAME.fullmatch(name):
         raise InvalidArgumentError(
             f"Dataset name {name!r} is not allowed.", repair="Use letters, digits and underscores, at most 128."
         )
-    table = training_set.to_arrow()
-    outputs = [output.name for output in training_set.plan.outputs]
-    spine = table.drop_columns(outputs)
-    manifest = _manifest(name, training_set, spine, directory.parent, now, consumer, seed, code)
+    rows = _Rows(training, admit)
+    describe = partial(_manifest, name, rows, directory.parent, now, consumer, seed, code)
     if not (directory / name).exists():
-        _write(directory / name, {manifest.data: table, manifest.spine: spine}, manifest)
-        return Dataset(manifest, directory / name)
-    there = load_dataset(name, directory)
+        return Dataset(_write(directory / name, rows, describe), directory / name)
+    for table in rows:
+        del table  # before the next one is made
+    manifest, there = describe(), load_dataset(name, directory)
     if (there.manifest.digest, there.manifest.features) != (manifest.digest, manifest.features):
         raise ConflictError(
             f"There is a dataset '{name}' with other values or features.", repair="Save this one under a new name."
@@ -271,9 +300,49 @@ def delete_dataset(name: str, directory: Path) -> bool:
     return True
 
 
-def _check_files(training_set: TrainingSet) -> None:
+class _Rows:
+    """The rows to be saved, as they come, and the digests of those that came."""
+
+    def __init__(self, training: TrainingSet | TrainingStream, admit: Callable[[TrainingSet], None] | None) -> None:
+        self._parts = training.parts()
+        self._admit = admit
+        self._digest, self._spine_digest = TableDigest(), TableDigest()
+        self.of = training.described()
+        self.count = 0
+        none = self.of.table.schema.empty_table()
+        self._digest.update(none)
+        self._spine_digest.update(self.spine_of(none))
+
+    def spine_of(self, table: pa.Table) -> pa.Table:
+        """Return the columns that came with the spine."""
+        return table.drop_columns([output.name for output in self.of.plan.outputs])
+
+    def __iter__(self) -> Iterator[pa.Table]:
+        for part in self._parts:
+            if self._admit is not None:
+                self._admit(part)
+            self._digest.update(part.table)
+            self._spine_digest.update(self.spine_of(part.table))
+            self.count += len(part)
+            yield part.table
+            del part  # before the next one is made
+
+    def digests(self) -> tuple[str, dict[str, str], str]:
+        """Return the digest of all rows, of each column, and of the spine."""
+        return *self._digest.finish(), self._spine_digest.finish()[0]
+
+
+def _digested(schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> tuple[str, dict[str, str]]:
+    digest = TableDigest()
+    digest.update(schema.empty_table())
+    for batch in batches:
+        digest.update(pa.Table.from_batches([batch]))
+    return digest.finish()
+
+
+def _check_files(training: TrainingSet | TrainingStream) -> None:
     """Refuse rows that were read before an erasure: nobody has looked through them."""
-    for source in training_set.sources:
+    for source in training.sources:
         for file in source.state.files:
             erased = None if file.path.exists() else erased_error(file.path)
             if erased is not None:
@@ -282,26 +351,26 @@ def _check_files(training_set: TrainingSet) -> None:
 
 def _manifest(
     name: str,
-    training_set: TrainingSet,
-    spine: pa.Table,
+    rows: _Rows,
     store: Path,
     now: int,
     consumer: str | None,
     seed: int | None,
     code: Path | None,
 ) -> Manifest:
+    training_set = rows.of
     plan, position = training_set.plan, training_set.position
     planned: tuple[PlannedView | PlannedOnDemand, ...] = (*plan.views, *plan.on_demand)
     records = {str(view.ref.feature(f.name)): f for view in planned for f in view.features}
-    digest, columns = digests(training_set.to_arrow())
+    digest, columns, spine_digest = rows.digests()
     sources = {source.view: ManifestSource.of(source, store) for source in training_set.sources}
     return Manifest(
         name=name,
         saved_at=now,
         consumer=consumer,
-        rows=len(training_set),
+        rows=rows.count,
         digest=digest,
-        spine_digest=table_digest(spine),
+        spine_digest=spine_digest,
         plan=plan.plan_id,
         revision=plan.revision,
         features=tuple(
@@ -324,17 +393,17 @@ def _manifest(
     )
 
 
-def _write(folder: Path, tables: dict[str, pa.Table], manifest: Manifest) -> None:
+def _write(folder: Path, rows: _Rows, describe: Callable[[], Manifest]) -> Manifest:
     """Write into a folder of another name, then give it the right one: a reader sees all of it or nothing."""
     _sweep(folder.parent)
     try:
         with _claimed(_unfinished(folder)) as unfinished:
-            for file, table in tables.items():
-                pq.write_table(table, unfinished / file, compression="zstd", write_page_checksum=True)
+            _write_rows(unfinished, rows)
+            manifest = describe()
             draft = unfinished / f"{MANIFEST}.draft"
             draft.write_bytes(manifest.to_json())
             draft.rename(unfinished / MANIFEST)  # whoever asks which files are listed never sees half a manifest
-            sync(*(unfinished / file for file in (*tables, MANIFEST)), unfinished)
+            sync(*(unfinished / file for file in (DATA, SPINE, MANIFEST)), unfinished)
             unfinished.rename(folder)
         sync(folder.parent)
     except pa.ArrowNotImplementedError as error:
@@ -349,6 +418,21 @@ def _write(folder: Path, tables: dict[str, pa.Table], manifest: Manifest) -> Non
             place=str(folder),
             repair="Free space, then save it again.",
         ) from error
+    return manifest
+
+
+def _write_rows(folder: Path, rows: _Rows) -> None:
+    schema = rows.of.table.schema
+    spine_schema = rows.spine_of(schema.empty_table()).schema
+    with _writer(folder / DATA, schema) as data, _writer(folder / SPINE, spine_schema) as spine:
+        for table in rows:
+            data.write_table(table, row_group_size=ROW_GROUP)
+            spine.write_table(rows.spine_of(table), row_group_size=ROW_GROUP)
+            del table  # before the next one is made
+
+
+def _writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+    return pq.ParquetWriter(path, schema, compression="zstd", write_page_checksum=True)
 
 
 def _unfinished(folder: Path) -> Path:
