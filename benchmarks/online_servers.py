@@ -22,10 +22,10 @@ class Ports:
 
 
 @contextmanager
-def our_server(project: Path, log: Path) -> Iterator[Ports]:
+def our_server(project: Path, log: Path, *, transport: str = "grpc_aio") -> Iterator[Ports]:
     """Run `featurestore serve` with one worker."""
     ports = Ports(free_port(), free_port())
-    listening = [f"--grpc-port={ports.grpc}", f"--http-port={ports.http}", "--workers=1"]
+    listening = [f"--grpc-port={ports.grpc}", f"--http-port={ports.http}", "--workers=1", f"--transport={transport}"]
     program = Path(sys.executable).parent / "featurestore"
     with serving([program, "serve", f"--project={project}", *listening], port=ports.grpc, log=log):
         yield ports

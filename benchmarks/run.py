@@ -18,6 +18,7 @@ import training_memory
 import training_read
 import transports
 import windows
+import windows_online
 from measuring import Effort
 
 BENCHMARKS = {
@@ -25,6 +26,7 @@ BENCHMARKS = {
     "training_read": training_read.measure,
     "training_memory": training_memory.measure,
     "windows": windows.measure,
+    "windows_online": windows_online.measure,
     "append_commit": append_commit.measure,
     "materialize": materialize.measure,
     "online_read": online_read.measure,

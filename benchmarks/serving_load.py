@@ -1,8 +1,9 @@
 """A server under more reads than it can answer: how many answers a second come in time at 1, 2 and 5 times what it can do at most.
 
-Run ``python benchmarks/serving_load.py``, on a quiet machine. Callers come at a steady rate and do not wait for each other, each with a
-second of patience; whoever is told to come again does so once, after that time. Reads have 1,000 keys, so that one process can ask for
-more than another can answer. Beside it: rows a second that one process writes durably, alone and many at once.
+Run ``python benchmarks/serving_load.py``, on a quiet machine; each transport that is installed is loaded by itself. Callers come at a
+steady rate and do not wait for each other, each with a second of patience; whoever is told to come again does so once, after that time.
+Reads have 1,000 keys, so that one process can ask for more than another can answer. Beside it: rows a second that one process writes
+durably, alone and many at once.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from online_servers import our_server
 
 from featurestore import Entity, Feature, FeatureStore, FeatureView, PushSource
 from featurestore.client import SERVICE, Client, ReadShape, pack_write, texts
+from featurestore.serving.native import is_installed
 from featurestore.v1 import serving_pb2 as pb
 
 KEYS, PATIENCE, SECONDS = 1000, 1.0, 10.0
@@ -106,13 +108,14 @@ async def writing(port: int, schema: pb.WriteSchema) -> None:
             print(f"{writers} writers, {count} rows each time: {written / (SECONDS / 2):.0f} durable rows a second")
 
 
-def main() -> None:
+def main(transport: str) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        (folder / "featurestore.toml").write_text('[project]\nname = "load"\n')
+        (folder / "featurestore.toml").write_text('[project]\nname = "load"\n[serving]\nstream_port = 0\n')
         with FeatureStore(folder) as store:
             store.apply([USERS])
-        with our_server(folder, folder / "log") as ports, Client(f"127.0.0.1:{ports.grpc}", timeout=60) as client:
+        serving = our_server(folder, folder / "log", transport=transport)
+        with serving as ports, Client(f"127.0.0.1:{ports.grpc}", timeout=60) as client:
             client.write("users", rows(0, KEYS, int(time.time() * 1e6) - 10**10))
             client.get_online_features([f"users:{name}" for name in NAMES], {"user": [1]})
             with grpc.insecure_channel(f"127.0.0.1:{ports.grpc}") as channel:
@@ -126,4 +129,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    for transport in ("grpc_aio", *(("native",) if is_installed() else ())):
+        print(transport)
+        main(transport)

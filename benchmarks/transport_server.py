@@ -1,6 +1,6 @@
 """One server of a project's reads: by a transport of `featurestore serve`, or the same handlers by grpcio's threads.
 
-``bare`` handlers decode a request and read; nobody is admitted, counted or measured. An echo answers each request as it came.
+``bare`` handlers take the keys from a request and read; nobody is admitted, counted or measured. An echo answers each request as it came.
 """
 
 from __future__ import annotations
@@ -17,16 +17,15 @@ import grpc
 
 from featurestore.client import SERVICE
 from featurestore.config import load_settings
-from featurestore.keys import encode_request
 from featurestore.registry.storage import open_registry
 from featurestore.serving.call import Call, Handler, Reply
 from featurestore.serving.grpc_aio import GrpcAioTransport
 from featurestore.serving.handlers import FeatureHandlers
 from featurestore.serving.metrics import MetricsFile
 from featurestore.serving.native import NativeTransport
+from featurestore.serving.request_keys import named_plan
 from featurestore.serving.settings import METRICS, ServeSettings, serve_settings
 from featurestore.serving.worker_process import open_store, open_usage
-from featurestore.v1 import serving_pb2 as pb
 
 READ = f"/{SERVICE}/GetOnlineFeatures"
 
@@ -51,10 +50,11 @@ def handlers_of(stack: ExitStack, settings: ServeSettings, *, bare: bool) -> Map
         return handlers.methods()
 
     def read(_: Call, body: bytes) -> Reply:
-        request = pb.ReadRequest.FromString(body)
-        prepared = handlers.state.reads[request.plan].prepared
-        keys = [encode_request(request.columns, key_set) for key_set in prepared.plan.key_sets]
-        return Reply(reader.read(prepared, keys, request.columns))
+        known = handlers.state.reads[named_plan(body)]
+        keys = known.plain and known.plain.read(body)
+        if keys is None:
+            raise RuntimeError("The requests of this benchmark are plain ones.")
+        return Reply(reader.read(known.prepared, [keys]))
 
     return {**handlers.methods(), READ: read}
 
@@ -105,7 +105,9 @@ def main(kind: str, project: str, address: str, sample: str = "") -> None:
             server.add_insecure_port(address)
             server.start()
             server.wait_for_termination()
-        asyncio.run(serve({"native": NativeTransport, "grpc_aio": GrpcAioTransport}[name](handlers), address))
+        transport: Any = {"native": NativeTransport, "grpc_aio": GrpcAioTransport}[name]
+        with asyncio.Runner(loop_factory=transport.new_event_loop) as runner:
+            runner.run(serve(transport(handlers), address))
 
 
 if __name__ == "__main__":

@@ -27,9 +27,7 @@ _MOVED_TAG = 0x22
 _ROW_TAG, _EVENT_TAG, _STATE_TAG, _STRING_TAG = 0x0A, 0x09, 0x15, 0x32
 _LANES = (("nulls", 0x1A, "<u8"), ("doubles", 0x22, "<f8"), ("integers", 0x2A, "<i8"))
 _SMALLEST_ROW = 18
-_PADDING = (
-    0x80 + (0x80 << 7) - 4
-)  # what the bits that say "more follows" add to the length of a row, less its tag and length
+_SHORT = 2  # bytes of the tag and length of a text of up to 127 bytes
 _SPECIAL = {"timestamp": "M8[us]", "date": "M8[D]"}
 
 
@@ -478,28 +476,59 @@ def _walked(shape: _Shape, response: bytes, first: int, last: int) -> _ViewRows 
     try:
         while at < last:
             starts.append(at)
-            step = response[at + 1] + (response[at + 2] << 7) + (response[at + 3] << 14) - _PADDING
-            if step < _SMALLEST_ROW:
-                return None
-            at += step
-    except IndexError:
+            at += _SIZES[response[at + 1 : at + 4]]
+    except KeyError:
         return None
     head, count = shape.head, len(starts)
-    heads = b"".join([response[start : start + head] for start in starts])
-    if at != last or len(heads) != head * count:
+    wide = head + _SHORT  # with the tag and length of a short first text
+    heads = b"".join([response[start : start + wide] for start in starts])
+    if at != last or len(heads) != wide * count:
         return None
-    lengths = np.ndarray((count, 3), np.uint8, heads, 1, (head, 1))
-    if ((lengths & 0x80) != (0x80, 0x80, 0)).any():  # a length of other than three bytes: not how the server writes it
+    if not all(heads[at::wide] == byte * count for at, byte in shape.constants):
         return None
-    if not all(heads[at::head] == byte * count for at, byte in shape.constants):
-        return None
-    texts = _texts_of(response, starts, last, shape)
-    return None if texts is None else _ViewRows(np.frombuffer(heads, shape.heads), texts)
+    bounds = np.array([*starts, last])
+    texts = _short_texts(response, heads, bounds, head) if len(shape.texts) == 1 else None
+    texts = texts or _texts_of(response, bounds, shape)
+    records = np.ndarray((count,), shape.heads, heads, 0, (wide,))
+    return None if texts is None else _ViewRows(records, texts)
 
 
-def _texts_of(response: bytes, starts: list[int], last: int, shape: _Shape) -> list[_Texts] | None:
+class _Sizes(dict[bytes, int]):
+    """The length of a row as it is written -> bytes of the row, with its tag and length; as the server writes it, in three bytes."""
+
+    def __missing__(self, written: bytes) -> int:
+        size = int.from_bytes(written, "little")
+        more = [byte & 0x80 for byte in written] == [0x80, 0x80, 0]
+        row = 4 + (size & 0x7F) + (size >> 1 & 0x3F80) + (size >> 2 & 0x1FC000)
+        if not more or row < _SMALLEST_ROW:
+            raise KeyError(written)
+        if len(self) >= _MOST_SIZES:
+            self.clear()
+        self[written] = row
+        return row
+
+
+_MOST_SIZES = 4096
+_SIZES = _Sizes()
+
+
+def _short_texts(response: bytes, heads: bytes, bounds: NDArray[np.int64], head: int) -> list[_Texts] | None:
+    """Return where the one text of each row lies, or None when some have more than 127 bytes or do not fill their rows."""
+    wide = head + _SHORT
+    lengths = bounds[1:] - bounds[:-1] - wide
+    if lengths.min() < 0 or lengths.max() > 0x7F:
+        return None
+    if (
+        heads[head::wide] != bytes([_STRING_TAG]) * len(lengths)
+        or heads[head + 1 :: wide] != lengths.astype("u1").tobytes()
+    ):
+        return None
+    return [_Texts(response, (bounds[:-1] + wide).tolist(), bounds[1:].tolist())]
+
+
+def _texts_of(response: bytes, bounds: NDArray[np.int64], shape: _Shape) -> list[_Texts] | None:
     """Return where the texts of rows lie, or None when they do not fill the rows."""
-    raw, bounds = np.frombuffer(response, np.uint8, last), np.array([*starts, last])
+    raw = np.frombuffer(response, np.uint8, bounds[-1])
     at, ends = bounds[:-1] + shape.head, bounds[1:]
     texts = []
     try:

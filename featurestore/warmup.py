@@ -1,7 +1,7 @@
 """``python -m featurestore.warmup`` compiles what is compiled once per machine, so that the first read does not wait."""
 
 from featurestore.offline.engines import kernel
-from featurestore.windows import compile_kernels
+from featurestore.online.windows import compile_kernels
 
 if __name__ == "__main__":
     compile_kernels()

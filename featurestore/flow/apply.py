@@ -19,6 +19,8 @@ from featurestore.refs import ViewRef
 from featurestore.registry.snapshot import RegistrySnapshot, ViewRecord
 from featurestore.rows import EVENT, RowColumn, RowSchema
 
+_MANY = 1000  # rows, in which keys repeat
+
 
 @dataclass(frozen=True, slots=True)
 class WrittenView:
@@ -111,9 +113,12 @@ def _apply(
         stored = RowLayout.of((feature.name, feature.type) for feature in features)
         return put_rows(transaction, keyspace.prefix, stored, keys, rows)
     pages = PageLayout.of(features, keyed=bool(view.schema.event_key))
-    identities = _encode(rows, view.schema.event_key) if view.schema.event_key else []
-    return put_events(transaction, keyspace.prefix, pages, keys, rows, identities=identities, now=now)
+    return put_events(transaction, keyspace.prefix, pages, keys, rows, event_key=view.schema.event_key, now=now)
 
 
 def _encode(rows: pa.Table, columns: Sequence[RowColumn]) -> list[bytes]:
-    return encode_columns([rows[column.name] for column in columns], [column.dtype for column in columns])
+    dtypes = [column.dtype for column in columns]
+    if len(columns) > 1 or len(rows) < _MANY:
+        return encode_columns([rows[column.name] for column in columns], dtypes)
+    coded = rows[columns[0].name].combine_chunks().dictionary_encode()
+    return list(map(encode_columns([coded.dictionary], dtypes).__getitem__, coded.indices.to_pylist()))

@@ -20,7 +20,15 @@ from featurestore.flow.apply import WrittenView, apply_rows
 from featurestore.flow.parked import earliest_parked, park_rows
 from featurestore.offline.data_files import DataFile, grouped
 from featurestore.offline.table import OfflineTable
-from featurestore.online.keyspaces import Fill, Keyspace, find_keyspace, live_layouts, open_keyspace, record_keyspace
+from featurestore.online.keyspaces import (
+    PAGE_FORM,
+    Fill,
+    Keyspace,
+    find_keyspace,
+    live_layouts,
+    open_keyspace,
+    record_keyspace,
+)
 from featurestore.online.rows import micros
 from featurestore.online.store import OnlineStore, Transaction, read_head, write_head
 from featurestore.rows import EVENT
@@ -105,7 +113,7 @@ def _next(store: OnlineStore, view: WrittenView, table: OfflineTable) -> tuple[F
         groups = _groups(table, unfinished)
         if groups is not None:
             return unfinished, groups
-    known = [keyspace.version for keyspace in keyspaces if keyspace.version is not None]
+    known = [k.version for k in keyspaces if k.version is not None and k.form == PAGE_FORM]
     if len(known) == len(keyspaces):
         fill = Fill(min(known), table.version)
         groups = _groups(table, fill)
@@ -143,7 +151,9 @@ def _fill(
     with store.write() as transaction:
         for layout in live_layouts(view.record):
             keyspace = open_keyspace(transaction, view.ref, layout)
-            complete = msgspec.structs.replace(keyspace, filled=True, watermark=now, version=fill.until, fill=None)
+            complete = msgspec.structs.replace(
+                keyspace, filled=True, watermark=now, version=fill.until, fill=None, form=PAGE_FORM
+            )
             record_keyspace(transaction, view.ref, layout, complete)
     return report
 

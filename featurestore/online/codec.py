@@ -32,6 +32,7 @@ from featurestore.lanes import LaneColumn
 from featurestore.types import DType, Lane, numpy_type, to_wire
 
 EVENT_TIME = slice(5, 13)  # where every row has its event time: microseconds, little-endian
+_EVENT_TIME_OF = itemgetter(EVENT_TIME)
 
 _LENGTH_BYTES = 4
 _MAX_ROW = (1 << 21) - 1
@@ -287,7 +288,7 @@ def _vector_head(slot: Slot) -> bytes:
 
 def event_times(rows: Iterable[bytes]) -> NDArray[np.int64]:
     """Return the event times of stored rows: int64[n], microseconds since 1970 UTC."""
-    return np.frombuffer(b"".join(map(itemgetter(EVENT_TIME), rows)), "<i8")
+    return np.frombuffer(b"".join(map(_EVENT_TIME_OF, rows)), "<i8")
 
 
 def states(rows: Iterable[bytes]) -> NDArray[np.uint32]:
@@ -295,9 +296,19 @@ def states(rows: Iterable[bytes]) -> NDArray[np.uint32]:
     return np.frombuffer(b"".join(map(itemgetter(_STATE), rows)), "<u4")
 
 
+def event_time(row: bytes) -> int:
+    """Return the event time of one stored row, microseconds since 1970 UTC."""
+    return int.from_bytes(row[EVENT_TIME], "little", signed=True)
+
+
 def unpack_event_times(rows: Sequence[bytes]) -> tuple[int, ...]:
-    """Return the same as plain numbers; for the few rows of a read this is sooner done than an array."""
-    return struct.unpack(f"<{len(rows)}q", b"".join(map(itemgetter(EVENT_TIME), rows)))
+    """Return the event times of rows as plain numbers; for the few rows of a read this is sooner done than an array."""
+    return _times(len(rows)).unpack(b"".join(map(_EVENT_TIME_OF, rows)))
+
+
+@lru_cache(maxsize=1024)
+def _times(count: int) -> struct.Struct:
+    return struct.Struct(f"<{count}q")
 
 
 @lru_cache(maxsize=4096)

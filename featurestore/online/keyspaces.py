@@ -15,6 +15,8 @@ _pack_prefix = struct.Struct(">I").pack
 _NUMBERS = (1 << 32) - 2
 _FIRST = b"keyspace/"
 
+PAGE_FORM = 1  # the one that is written now
+
 
 class Fill(msgspec.Struct, frozen=True, array_like=True):
     """A materialize that is under way.
@@ -39,6 +41,7 @@ class Keyspace(msgspec.Struct, frozen=True, array_like=True):
         watermark: It holds every bulk-loaded row up to this event time, microseconds; None before the first materialize.
         version: It holds what the offline table held at this version of its log; None before the first materialize.
         fill: A materialize that is not finished; None when there is none.
+        form: In which form it holds the pages of windows; those of an older one are not read.
     """
 
     number: int
@@ -46,6 +49,7 @@ class Keyspace(msgspec.Struct, frozen=True, array_like=True):
     watermark: int | None = None
     version: int | None = None
     fill: Fill | None = None
+    form: int = 0
 
     @property
     def prefix(self) -> bytes:
@@ -79,7 +83,7 @@ def open_keyspace(transaction: Transaction, ref: ViewRef, layout: int) -> Keyspa
     known = find_keyspace(transaction, ref, layout)
     if known is not None:
         return known
-    keyspace = Keyspace(_free_number(transaction, ref, layout))
+    keyspace = Keyspace(_free_number(transaction, ref, layout), form=PAGE_FORM)
     record_keyspace(transaction, ref, layout, keyspace)
     return keyspace
 

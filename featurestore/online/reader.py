@@ -16,8 +16,8 @@ from itertools import starmap
 from featurestore.errors import FailedPreconditionError, InvalidArgumentError
 from featurestore.expressions import Column
 from featurestore.lanes import WireColumn
-from featurestore.online.codec import RowLayout, unpack_event_times, varint
-from featurestore.online.keyspaces import find_keyspace
+from featurestore.online.codec import RowLayout, event_time, unpack_event_times, varint
+from featurestore.online.keyspaces import PAGE_FORM, find_keyspace
 from featurestore.online.on_demand import PreparedOnDemand, on_demand_layout, request_columns, typed_column
 from featurestore.online.rollout import CanaryView, ReadVersion, Seen, ShadowView
 from featurestore.online.store import Head, OnlineStore, Snapshot, read_head
@@ -40,16 +40,17 @@ class PreparedRead:
         plan: The plan.
         views: How each of its stored views is read.
         on_demand: How each of its on-demand views is computed.
+        canaries: The views of which some keys get another version, with their places in the answer.
     """
 
     plan: ReadPlan
     views: tuple[AnyView, ...]
     on_demand: tuple[PreparedOnDemand, ...]
+    canaries: tuple[tuple[int, CanaryView], ...] = field(init=False)
 
-    @property
-    def canaries(self) -> list[tuple[int, CanaryView]]:
-        """The views of which some keys get another version, with their places in the answer."""
-        return [(n, view) for n, view in enumerate(self.views) if isinstance(view, CanaryView)]
+    def __post_init__(self) -> None:
+        canaries = tuple((n, view) for n, view in enumerate(self.views) if isinstance(view, CanaryView))
+        object.__setattr__(self, "canaries", canaries)  # frozen from here on
 
     def usage(self, keys: Sequence[Sequence[bytes]]) -> Iterator[tuple[str, int]]:
         """Go through what a read of some keys counts: (id, rows); see ReadPlan.usage."""
@@ -210,23 +211,24 @@ class StoredView:
     def rows(self, snapshot: Snapshot, keys: Sequence[bytes], t: int) -> list[bytes]:
         """Return the stored row of each entity, or a template."""
         stored = snapshot.multi_get("rows", self.prefix, keys)
-        rows = [row or self.missing for row in stored] if None in stored else stored
+        found = list(filter(None, stored))  # no row is empty
+        self._note(found, len(stored), t)
+        rows = found if len(found) == len(stored) else [row or self.missing for row in stored]
+        if self.ttl is not None and found and min(unpack_event_times(found)) < t - self.ttl:
+            rows = self._expire(rows, t - self.ttl)
+        return list(map(self.project, rows)) if self.project else rows
+
+    def _note(self, found: Sequence[bytes], asked: int, t: int) -> None:
         seen = self.seen
-        seen.rows += len(rows)
-        if rows is not stored:
-            seen.missing += stored.count(None)
-        elif rows:
-            seen.newest = (rows[0], t)  # type: ignore[assignment]  # no None is left
-        if self.ttl is not None:
-            rows = self._expire(rows, t - self.ttl)  # type: ignore[arg-type]  # no None is left
-        return list(map(self.project, rows)) if self.project else rows  # type: ignore[arg-type, return-value]  # likewise
+        seen.rows += asked
+        seen.missing += asked - len(found)
+        if found:
+            seen.newest = (found[0], t)
 
     def _expire(self, rows: list[bytes], oldest: int) -> list[bytes]:
-        times = unpack_event_times(rows)
-        if not rows or min(times) >= oldest:
-            return rows
+        """Put the template of an expired row in the place of each that is too old."""
         missing, expired = self.missing, self.expired
-        aged = [row if time >= oldest or row is missing else expired for row, time in zip(rows, times, strict=True)]
+        aged = [row if row is missing or event_time(row) >= oldest else expired for row in rows]
         self.seen.expired += aged.count(expired)
         return aged
 
@@ -241,6 +243,11 @@ def _prepare_view(snapshot: Snapshot, view: PlannedView) -> ReadVersion:
             repair=f"Run `featurestore materialize {name}`, or `featurestore write {name}` if it has no rows yet.",
         )
     if record.kind == "window":
+        if keyspace.form != PAGE_FORM:
+            name = f"{view.ref.view}@v{view.ref.version}"
+            raise FailedPreconditionError(
+                f"The pages of {name} have an older form.", repair=f"Run `featurestore materialize {name}`."
+            )
         from featurestore.online.windowed_view import WindowedView
 
         return WindowedView.of(view, keyspace.prefix, _answered_layout(view))

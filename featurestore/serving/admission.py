@@ -50,7 +50,7 @@ class Admission:
 
     def admits(self) -> bool:
         """Say whether there is time for one more call; calls are refused evenly, not in bursts, and only while there is a queue."""
-        if self.share == 1.0 or self._last < TARGET // 2:
+        if not self.is_crowded:
             return True
         self._credit += self.share
         if self._credit < 1.0:
@@ -58,6 +58,11 @@ class Admission:
             return False
         self._credit -= 1.0
         return True
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether some calls are refused, until the next note."""
+        return self.share < 1.0 and self._last >= TARGET // 2
 
     @property
     def says(self) -> tuple[float, int]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from functools import lru_cache
 
 import msgspec
 
 
-class Call(msgspec.Struct, frozen=True):
+class Call(msgspec.Struct, frozen=True, gc=False):
     """What came with a request besides its bytes.
 
     Args:
@@ -32,8 +33,7 @@ class Call(msgspec.Struct, frozen=True):
         >>> Call("", {"user-agent": "grpc-python/1.85.1 grpc-c/51.0.0 (linux)"}, "10.0.0.7").client
         '10.0.0.7/grpc-python'
         """
-        program = self.metadata.get("user-agent", "").partition("/")[0][:64]
-        return f"{self.peer}/{program}"
+        return _client(self.peer, self.metadata.get("user-agent", ""))
 
     @property
     def remaining(self) -> float | None:
@@ -41,7 +41,12 @@ class Call(msgspec.Struct, frozen=True):
         return None if self.deadline is None else (self.deadline - monotonic_micros()) / 1e6
 
 
-class Reply(msgspec.Struct, frozen=True):
+@lru_cache(maxsize=4096)
+def _client(peer: str, agent: str) -> str:
+    return f"{peer}/{agent.partition('/')[0][:64]}"
+
+
+class Reply(msgspec.Struct, frozen=True, gc=False):
     """The answer to a call.
 
     Args:

@@ -44,13 +44,18 @@ class Lifeline:
             self.stop.set()
 
 
-def run_child(body: Callable[[ServeSettings, Lifeline], Awaitable[None]]) -> None:
+def run_child(
+    body: Callable[[ServeSettings, Lifeline], Awaitable[None]],
+    *,
+    event_loop: Callable[[ServeSettings], Callable[[], asyncio.AbstractEventLoop]] = lambda _: asyncio.new_event_loop,
+) -> None:
     """Run a process of a server until it is told to stop.
 
     It says that it is loaded, and waits for its settings: a process that stands by has done all that takes long.
 
     Args:
         body: What it does, with the settings and the tie to the parent.
+        event_loop: Says what makes the event loop that it runs on.
     """
     tell(loaded=True)
     settings = ServeSettings.from_json(sys.stdin.readline())
@@ -60,7 +65,8 @@ def run_child(body: Callable[[ServeSettings, Lifeline], Awaitable[None]]) -> Non
         await body(settings, Lifeline())
 
     try:
-        asyncio.run(main())
+        with asyncio.Runner(loop_factory=event_loop(settings)) as runner:
+            runner.run(main())
     except FeatureStoreError as error:
         tell(error=str(error), kind=type(error).__name__)
         sys.exit(1)

@@ -61,10 +61,12 @@ class GrpcAioTransport:
     Attributes:
         name: What the conformance suite calls it.
         supports: What of the suite it does by itself.
+        new_event_loop: Makes the event loop that it runs on.
     """
 
     name = "grpc_aio"
     supports = frozenset({"unary", "streams", "health", "reflection", "tls"})
+    new_event_loop = staticmethod(asyncio.new_event_loop)
 
     def __init__(
         self,

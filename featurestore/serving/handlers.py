@@ -59,6 +59,7 @@ class KnownRead:
         asked: What was asked.
         prepared: How it is read.
         schema: Its serialized schema.
+        plan_id: What usage counts it as.
         label: What was asked, as metrics name it: the service, or that references were.
         plain: How the plainest requests for it are read, if it has such.
         in_flight: Whether some of it is read in two versions.
@@ -67,6 +68,7 @@ class KnownRead:
     asked: Asked
     prepared: PreparedRead
     schema: bytes
+    plan_id: str
     label: str
     plain: PlainKeys | None
     in_flight: bool
@@ -75,7 +77,8 @@ class KnownRead:
     def of(cls, asked: Asked, prepared: PreparedRead, schema: bytes) -> KnownRead:
         """Look up what does not change between reads."""
         label = asked[0] if isinstance(asked[0], str) else "(features)"
-        return cls(asked, prepared, schema, label, PlainKeys.of(prepared.plan), bool(prepared.plan.in_flight))
+        plan = prepared.plan
+        return cls(asked, prepared, schema, plan.plan_id, label, PlainKeys.of(plan), bool(plan.in_flight))
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +98,7 @@ class State:
     asked: dict[Asked, KnownRead] = field(default_factory=dict)
 
 
-class _Read(msgspec.Struct, frozen=True):
+class _Read(msgspec.Struct, frozen=True, gc=False):
     """A read that is allowed, before it is answered."""
 
     began: int
@@ -261,7 +264,7 @@ class FeatureHandlers:
         if len(response) > MAX_RESPONSE_BYTES:
             raise ResourceExhaustedError(f"The answer has {len(response)} bytes.", repair="Read fewer keys at once.")
         known, caller, keys = read.known, read.caller, read.keys
-        whole = ((known.prepared.plan.plan_id, len(keys[0]) if keys else 0),)
+        whole = ((known.plan_id, len(keys[0]) if keys else 0),)
         self._count(call, caller, known.prepared.usage(keys) if known.in_flight else whole, "online", "ok")
         self._metrics.took(known.label, caller.identity.consumer, read.began)
         warned = read.decision.warnings
@@ -406,7 +409,7 @@ def _load_what_is_compiled(snapshot: RegistrySnapshot) -> None:
     """Load the compiled loops if there is a windowed view, before a call can come that would wait for it."""
     views = snapshot.document.views.values()
     if any(record.kind == "window" for view in views for record in view.versions.values()):
-        from featurestore.windows import compile_kernels
+        from featurestore.online.windows import compile_kernels
 
         compile_kernels()
 

@@ -1,4 +1,7 @@
-"""The fast transport: a small Rust extension reads and writes HTTP/2 in a thread of its own, and handlers run on the event loop as ever.
+"""The fast transport: a small Rust extension reads and writes HTTP/2 while the event loop waits for its files, on the same thread.
+
+So a call goes from its socket to its handler and back without a change of threads, and handlers run one at a time as ever. It takes an
+event loop that is made for it, `NativeLoop`.
 
 It serves unary calls and health. Streams and reflection are grpc.aio's, on a second port that schemas and the server's status name.
 The extension is a wheel of its own (`make native`), and nothing needs it: `is_installed` says whether it is there.
@@ -7,6 +10,7 @@ The extension is a wheel of its own (`make native`), and nothing needs it: `is_i
 from __future__ import annotations
 
 import asyncio
+import selectors
 from collections.abc import Awaitable, Callable, Mapping
 from importlib.util import find_spec
 from inspect import iscoroutinefunction
@@ -14,7 +18,7 @@ from typing import Any
 
 from grpc_health.v1 import health_pb2
 
-from featurestore.errors import ConfigError, UnavailableError
+from featurestore.errors import ConfigError, FailedPreconditionError, UnavailableError
 from featurestore.serving.access import SERVICE
 from featurestore.serving.admission import Admission
 from featurestore.serving.call import Call, Handler, Reply, StreamHandler
@@ -23,6 +27,9 @@ from featurestore.serving.status import Guard, Refusals
 
 _CHECK, _WATCH, _LIST = (f"/grpc.health.v1.Health/{name}" for name in ("Check", "Watch", "List"))
 _MEBIBYTE = 1 << 20
+_LONGEST = (
+    1.0  # seconds of one wait: Python acts on a signal between waits alone, where no handler of asyncio's ends them
+)
 _LIMITS: Mapping[str, float] = {
     "max_arriving": 256 * _MEBIBYTE,  # request bytes in pieces, over all connections
     "max_calls": 5000,  # in progress, over all connections; more are refused before their body is read
@@ -42,8 +49,47 @@ def is_installed() -> bool:
     return find_spec("featurestore_native") is not None
 
 
+class _Selector(selectors.DefaultSelector):
+    """Lets the I/O of transports go on whenever the event loop would wait, or look, for its files."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.io = _extension().Io(self.fileno())
+        self._look = True  # some files may still be ready, of which the I/O has told before
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        """Return the files that are ready; also nothing, when a handler may have left something else to do."""
+        ready = super().select(0) if self._look else []
+        longest = _LONGEST if timeout is None else min(timeout, _LONGEST)
+        if self.io.wait(0 if ready else longest) and not ready:
+            ready = super().select(0)
+        self._look = bool(ready)
+        return ready
+
+    def close(self) -> None:
+        """End the I/O, then as ever."""
+        self.io.close()
+        super().close()
+
+
+class NativeLoop(asyncio.SelectorEventLoop):
+    """An event loop on which native transports can be served.
+
+    Attributes:
+        io: The sockets and timers of those transports.
+
+    Raises:
+        ConfigError: The extension is not installed.
+    """
+
+    def __init__(self) -> None:
+        selector = _Selector()
+        super().__init__(selector)
+        self.io = selector.io
+
+
 class NativeTransport:
-    """Serves handlers of unary calls by the extension; see GrpcAioTransport.
+    """Serves handlers of unary calls by the extension, on a `NativeLoop`; see GrpcAioTransport.
 
     Args:
         handlers: Handlers by method path; one that returns an awaitable is run as a task of the event loop.
@@ -56,6 +102,7 @@ class NativeTransport:
     Attributes:
         name: What the conformance suite calls it.
         supports: What of the suite it does by itself.
+        new_event_loop: Makes the event loop that it runs on.
 
     Raises:
         ConfigError: The extension is not installed.
@@ -63,6 +110,7 @@ class NativeTransport:
 
     name = "native"
     supports = frozenset({"unary", "health", "tls"})
+    new_event_loop: type[asyncio.AbstractEventLoop] = NativeLoop
 
     def __init__(
         self,
@@ -74,19 +122,11 @@ class NativeTransport:
         max_request_bytes: int = 2 * MAX_REQUEST_BYTES,
         **limits: float,
     ) -> None:
-        if not is_installed():
-            raise ConfigError(
-                "The native transport is not installed.",
-                place="serving.transport",
-                repair='Run `make native`, or set transport = "grpc_aio".',
-            )
-        from featurestore_native import Server
-
         self._serving = True
-        self._descriptor = -1
+        self._ended: asyncio.Event | None = None
         health = {_CHECK: self._check, _WATCH: self._watch, _LIST: self._list}
         there = f" Streams and reflection are served on port {stream_port}." if streams and stream_port else ""
-        self._server = Server(
+        self._server = _extension().Server(
             {**handlers, **{path: Guard().wrap(handle) for path, handle in health.items()}},
             held={_WATCH},
             call=Call,
@@ -107,25 +147,30 @@ class NativeTransport:
 
         Raises:
             UnavailableError: The port cannot be taken, or the files of `tls` cannot be used.
+            FailedPreconditionError: The running event loop is no `NativeLoop`.
         """
+        loop = asyncio.get_running_loop()
+        if not isinstance(loop, NativeLoop):
+            raise FailedPreconditionError(
+                "The native transport runs on a NativeLoop alone.",
+                repair="Use `asyncio.Runner(loop_factory=NativeLoop)`.",
+            )
         host, _, port = address.rpartition(":")
         files = None if tls is None else (tls.certificate, tls.key, tls.client_ca)
+        ended = asyncio.Event()
         try:
-            bound: int = self._server.start(host, int(port), files)
+            bound: int = self._server.start(loop.io, host, int(port), files, ended.set)
         except OSError as error:
             raise UnavailableError(f"The native transport cannot listen on {address}: {error}.") from error
-        self._descriptor = self._server.fileno()
-        asyncio.get_running_loop().add_reader(self._descriptor, self._server.turn)
+        self._ended = ended
         return bound
 
     async def drain(self, seconds: float) -> None:
         """Take no more calls, let those in flight finish for so many seconds, and stop."""
         self._serving = False
-        if self._descriptor < 0:
-            return
-        await asyncio.to_thread(self._server.drain, seconds)
-        asyncio.get_running_loop().remove_reader(self._descriptor)
-        self._descriptor = -1
+        if self._ended is not None:
+            self._server.drain(seconds)
+            await self._ended.wait()
 
     def _check(self, _: Call, body: bytes) -> Reply:
         if not self._knows(body):
@@ -149,13 +194,30 @@ class NativeTransport:
         return kinds(status=kinds.SERVING if self._serving else kinds.NOT_SERVING)
 
 
+def _extension() -> Any:
+    if not is_installed():
+        raise ConfigError(
+            "The native transport is not installed.",
+            place="serving.transport",
+            repair='Run `make native`, or set transport = "grpc_aio".',
+        )
+    import featurestore_native
+
+    return featurestore_native
+
+
 def _asked(
     admission: Admission, handlers: Mapping[str, Handler]
-) -> tuple[set[str], Callable[[], Reply | None], Callable[[int], None]]:
-    """Return what the extension asks: which methods, the reply of a call that is refused, and who is told how long calls wait."""
+) -> tuple[set[str], Callable[[], Reply | None], Callable[[int], bool]]:
+    """Return what the extension asks: which methods, the reply of a call that is refused, and whether any is, after so long a wait."""
     refusals = Refusals(admission)
     at_once = {path for path, handle in handlers.items() if not iscoroutinefunction(handle)}
-    return at_once, lambda: None if admission.admits() else refusals.reply(), admission.note
+
+    def note(waited: int) -> bool:
+        admission.note(waited)
+        return admission.is_crowded
+
+    return at_once, lambda: None if admission.admits() else refusals.reply(), note
 
 
 def _later(awaitable: Awaitable[Reply], respond: Callable[[Reply], None]) -> asyncio.Task[None]:

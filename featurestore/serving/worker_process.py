@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
@@ -75,6 +76,7 @@ async def _serve(settings: ServeSettings, lifeline: Lifeline, registry: Registry
             ]
             serving = tasks.create_task(http.serve())
             await http.started()
+            gc.freeze()  # what is loaded by now stays: looking it through would keep calls waiting for a tenth of a second
             lifeline.ready(grpc_port=settings.grpc_port, http_port=http.port)
             await lifeline.stop.wait()
             http.stop()
@@ -96,6 +98,11 @@ def transports_of(
     complete = GrpcAioTransport(methods, streams, admission=Admission())  # calls wait in another queue there
     fast = NativeTransport(methods, streams, stream_port=settings.stream_port, admission=admission)
     return ((fast, settings.grpc_port), (complete, settings.stream_port))
+
+
+def event_loop_of(settings: ServeSettings) -> Callable[[], asyncio.AbstractEventLoop]:
+    """Return what makes the event loop of a worker."""
+    return NativeTransport.new_event_loop if settings.transport == "native" else GrpcAioTransport.new_event_loop
 
 
 class HttpServer:
@@ -263,4 +270,4 @@ async def _hand_over(usage: UsageWriter) -> None:
 
 
 if __name__ == "__main__":
-    run_child(read)
+    run_child(read, event_loop=event_loop_of)

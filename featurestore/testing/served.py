@@ -7,7 +7,7 @@ import json
 import sqlite3
 import threading
 import time
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -57,10 +57,12 @@ class Transport(Protocol):
     Attributes:
         name: What the suite calls it.
         supports: Of ``unary``, ``streams``, ``health``, ``reflection`` and ``tls``; without streams, grpc.aio serves them on another port.
+        new_event_loop: Makes the event loop that it runs on.
     """
 
     name: str
     supports: frozenset[str]
+    new_event_loop: Callable[[], asyncio.AbstractEventLoop]
 
     def __init__(self, handlers: Mapping[str, Handler], streams: Mapping[str, StreamHandler]) -> None: ...
 
@@ -178,7 +180,7 @@ class ServedProject(AbstractContextManager["ServedProject"]):
             write=self._writer.streams()["/featurestore.v1.Writer/StreamWrite"],
             training=TrainingHandlers(self.store).get_historical_features,
         )
-        self._loop = asyncio.new_event_loop()
+        self._loop = transport.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         methods, streams = {**self.handlers.methods(), **echo(self.handlers)}, self.handlers.streams()
         self._transport = transport(methods, streams)

@@ -12,7 +12,8 @@ which they are known, by their order of acceptance, or both. Versions of one eve
 * -0.0 is 0.0; a NaN makes sum, mean, min, max and stddev NaN; a sum beyond the range of doubles is infinite
 * all NaN are one distinct value; texts and binaries are ordered by their bytes
 
-`columns` has the shapes, `filters` says which events pass, `kernels` has the compiled loops, `fold` puts them together.
+`columns` has the shapes, `filters` says which events pass, `kernels` has the compiled loops, `fold` puts them together. `stored` has
+the loops over events as the online store keeps them, which add and round with those of `kernels`, and `packing` those that write them.
 """
 
 from featurestore.windows.columns import Events, WindowColumn, WindowLists

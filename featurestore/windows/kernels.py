@@ -919,3 +919,11 @@ def _round_magnitude(digits: Int64Array, lowest: int, top: int) -> float:
     if rest > 0x400 or (rest == 0x400 and (sticky or kept & 1)):
         kept += 1
     return math.ldexp(float(kept), DIGIT_BITS * (top - 1) - zeros - _FRACTION_BITS + 11)
+
+
+# --- what the loops over stored events share ------------------------------------------------------------------------------------
+
+LOWEST, HIGHEST, NANS, POSITIVE, NEGATIVE = _LOWEST, _HIGHEST, _NANS, _POSITIVE, _NEGATIVE
+INFINITY_IMAGE, MAGNITUDE = _INFINITY_IMAGE, _MAGNITUDE
+inlined, image_of, ordered_image = _inlined, _image, _ordered
+add_value, clear_sum, rounded_sum, whole_sum = _add, _clear, _sum, _whole

@@ -1,10 +1,9 @@
-//! Where the I/O thread leaves requests, and Python's event loop takes them.
+//! Where requests wait for their handlers.
 //!
-//! The I/O thread never runs Python: it pushes, and writes to a descriptor that the event loop reads from, once per batch. The event loop
-//! calls `Queue::turn`, which takes all that is there under one hold of the interpreter.
+//! A task of its own takes them from here, so that all that has arrived is answered under one hold of the interpreter, and answers on one
+//! connection are written together.
 
-use std::collections::{HashMap, HashSet, VecDeque};
-use std::os::fd::RawFd;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -14,11 +13,13 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyDict, PyString, PyTuple};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
+use tokio::task::yield_now;
 
 use crate::protocol::{INTERNAL, OK, code_of, write_frame};
 
-const BATCH: usize = 64;
+/// How long handlers are called one after the other before reading and writing have their turn, microseconds.
+const TURN: i64 = 2_000;
 /// How often Python is told how long calls wait, at most; microseconds.
 const NOTE_EVERY: i64 = 20_000;
 
@@ -83,7 +84,7 @@ fn is_metadata(name: &str) -> bool {
 /// A call that waits for its turn.
 pub struct Waiting {
     pub id: u64,
-    pub method: Arc<str>,
+    pub method: Arc<Method>,
     pub headers: HeaderMap,
     pub peer: Arc<Peer>,
     /// Microseconds of the monotonic clock.
@@ -100,9 +101,18 @@ enum Event {
     Abandoned(u64),
 }
 
-/// The handlers, and how Python makes and reads calls.
+/// What is called, and how.
+pub struct Method {
+    pub name: Py<PyString>,
+    pub handler: Py<PyAny>,
+    /// It is answered at once and again when the server drains, and stays open.
+    pub held: bool,
+    /// It is answered without waiting, and admission is asked first.
+    pub at_once: bool,
+}
+
+/// How Python makes and reads calls.
 pub struct Python3 {
-    pub handlers: HashMap<String, Py<PyAny>>,
     pub call: Py<PyAny>,
     pub reply: Py<PyAny>,
     pub later: Py<PyAny>,
@@ -111,45 +121,23 @@ pub struct Python3 {
 
 /// What says whether there is time for one more call.
 pub struct Admission {
-    /// The methods that are asked about: those that are answered without waiting.
-    pub methods: HashSet<String>,
     /// Returns the reply of a call that is not taken on, or None.
     pub refused: Py<PyAny>,
-    /// Is told now and then how long a call has waited, in nanoseconds.
+    /// Is told now and then how long a call has waited, in nanoseconds, and says whether `refused` is to be asked until it is told again.
     pub note: Py<PyAny>,
 }
 
+#[derive(Default)]
 pub struct Queue {
     events: Mutex<VecDeque<Event>>,
-    signalled: AtomicBool,
+    arrived: Notify,
     next_id: AtomicU64,
-    descriptor: RawFd,
     running: Mutex<HashMap<u64, Py<PyAny>>>,
     noted: AtomicI64,
+    crowded: AtomicBool,
 }
 
 impl Queue {
-    pub fn new() -> std::io::Result<Self> {
-        // SAFETY: eventfd takes no pointers; its result is checked.
-        let descriptor = unsafe { libc::eventfd(0, libc::EFD_NONBLOCK | libc::EFD_CLOEXEC) };
-        if descriptor < 0 {
-            return Err(std::io::Error::last_os_error());
-        }
-        Ok(Self {
-            events: Mutex::default(),
-            signalled: AtomicBool::new(false),
-            next_id: AtomicU64::new(0),
-            descriptor,
-            running: Mutex::default(),
-            noted: AtomicI64::new(0),
-        })
-    }
-
-    /// What the event loop waits on.
-    pub fn descriptor(&self) -> RawFd {
-        self.descriptor
-    }
-
     pub fn next_id(&self) -> u64 {
         self.next_id.fetch_add(1, Ordering::Relaxed)
     }
@@ -164,51 +152,58 @@ impl Queue {
 
     fn add(&self, event: Event) {
         locked(&self.events).push_back(event);
-        self.signal();
+        self.arrived.notify_one();
     }
 
-    fn signal(&self) {
-        if !self.signalled.swap(true, Ordering::AcqRel) {
-            let one = 1u64.to_ne_bytes();
-            // SAFETY: writes eight bytes of a live array to our own descriptor; it can only fail when the counter is full, which wakes too.
-            unsafe { libc::write(self.descriptor, one.as_ptr().cast(), one.len()) };
+    fn next(&self) -> Option<Event> {
+        locked(&self.events).pop_front()
+    }
+
+    /// Answer what comes, for ever; after each turn the event loop is stirred, since a handler may have left it something to do.
+    pub async fn answer_all(self: Arc<Self>, python: Arc<Python3>, stir: Arc<Notify>) {
+        loop {
+            self.arrived.notified().await;
+            if Python::attach(|py| self.turn(py, &python)) {
+                self.arrived.notify_one();
+                yield_now().await; // once to read what has come, once to act on it: a caller may have given up meanwhile
+            }
+            stir.notify_one();
+            yield_now().await;
         }
     }
 
-    /// Answer what waits; more than a batch is left for the event loop's next turn, so that it gets to other things.
-    pub fn turn(self: &Arc<Self>, py: Python<'_>, python: &Python3) {
-        let mut count = [0u8; 8];
-        // SAFETY: reads at most eight bytes into a live array.
-        unsafe { libc::read(self.descriptor, count.as_mut_ptr().cast(), count.len()) };
-        self.signalled.store(false, Ordering::Release);
-        let (batch, more) = {
-            let mut events = locked(&self.events);
-            let count = events.len().min(BATCH);
-            (events.drain(..count).collect::<Vec<_>>(), events.len() > 0)
-        };
-        if let (Some(admission), Some(Event::Call(first))) = (&python.admission, batch.first()) {
-            self.note(py, admission, first.since);
-        }
-        for event in batch {
+    /// Answer what waits, and say whether there is more: a long turn is ended, so that the I/O and the event loop get to other things.
+    fn turn(self: &Arc<Self>, py: Python<'_>, python: &Python3) -> bool {
+        let until = monotonic_micros() + TURN;
+        let mut first = true;
+        while let Some(event) = self.next() {
             match event {
-                Event::Call(waiting) => self.answer(py, python, *waiting),
+                Event::Call(waiting) => {
+                    if let (true, Some(admission)) = (first, &python.admission) {
+                        self.note(py, admission, waiting.since);
+                    }
+                    first = false;
+                    self.answer(py, python, *waiting);
+                }
                 Event::Abandoned(id) => self.cancel(py, id),
             }
+            if monotonic_micros() >= until {
+                return true;
+            }
         }
-        if more {
-            self.signal();
-        }
+        false
     }
 
-    /// Say how long the call that came first has waited.
+    /// Say how long the call that came first has waited, and learn whether calls are refused now.
     fn note(&self, py: Python<'_>, admission: &Admission, since: i64) {
         let now = monotonic_micros();
         if now - self.noted.load(Ordering::Relaxed) < NOTE_EVERY {
             return;
         }
         self.noted.store(now, Ordering::Relaxed);
-        if let Err(error) = admission.note.bind(py).call1(((now - since) * 1000,)) {
-            error.write_unraisable(py, None);
+        match admission.note.bind(py).call1(((now - since) * 1000,)).and_then(|crowded| crowded.is_truthy()) {
+            Ok(crowded) => self.crowded.store(crowded, Ordering::Relaxed),
+            Err(error) => error.write_unraisable(py, None),
         }
     }
 
@@ -216,9 +211,11 @@ impl Queue {
         if waiting.answer.is_closed() || waiting.deadline.is_some_and(|deadline| deadline <= monotonic_micros()) {
             return; // its caller is gone, or was told that it is late
         }
-        if let Some(refusal) = refusal(py, python, &waiting.method) {
-            let _ = waiting.answer.send(refusal);
-            return;
+        if waiting.method.at_once && self.crowded.load(Ordering::Relaxed) {
+            if let Some(refusal) = refusal(py, python) {
+                let _ = waiting.answer.send(refusal);
+                return;
+            }
         }
         let headers = std::mem::take(&mut waiting.headers);
         match call(py, python, &waiting, headers) {
@@ -252,17 +249,9 @@ impl Queue {
     }
 }
 
-impl Drop for Queue {
-    fn drop(&mut self) {
-        // SAFETY: the descriptor is ours, and nobody has it after us.
-        unsafe { libc::close(self.descriptor) };
-    }
-}
-
 /// Return the answer to a call that there is no time for; its message has not been looked at.
-fn refusal(py: Python<'_>, python: &Python3, method: &str) -> Option<Answer> {
-    let admission = python.admission.as_ref().filter(|admission| admission.methods.contains(method))?;
-    match admission.refused.bind(py).call0() {
+fn refusal(py: Python<'_>, python: &Python3) -> Option<Answer> {
+    match python.admission.as_ref()?.refused.bind(py).call0() {
         Ok(reply) if reply.is_none() => None,
         Ok(reply) => Some(read_reply(&reply)),
         Err(error) => {
@@ -275,8 +264,8 @@ fn refusal(py: Python<'_>, python: &Python3, method: &str) -> Option<Answer> {
 fn call<'py>(py: Python<'py>, python: &Python3, waiting: &Waiting, headers: HeaderMap) -> PyResult<Bound<'py, PyAny>> {
     let metadata = waiting.peer.metadata(py, headers)?;
     let (host, certificate) = waiting.peer.names(py);
-    let made = python.call.bind(py).call1((&*waiting.method, metadata, host, waiting.deadline, certificate))?;
-    let handler = &python.handlers[&*waiting.method];
+    let Method { name, handler, .. } = &*waiting.method;
+    let made = python.call.bind(py).call1((name, metadata, host, waiting.deadline, certificate))?;
     handler.bind(py).call1((made, PyBytes::new(py, &waiting.message)))
 }
 

@@ -1,4 +1,4 @@
-//! The I/O thread: it listens, keeps connections within their limits, and drains them at the end.
+//! One server: it listens, keeps connections within their limits, and drains them at the end.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -22,6 +22,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::queue::Peer;
 use crate::service::{Connection, Phase, Shared, serve};
 use crate::tls::{Certificates, name_in};
+use crate::together::{Together, Turn};
 
 /// How much a server takes.
 #[derive(Clone, Copy)]
@@ -64,10 +65,11 @@ pub async fn run(
 ) {
     let mut connections = JoinSet::new();
     let open = Arc::new(AtomicUsize::new(0));
+    let mut asked = pin!(async move { drain.wait_for(Option::is_some).await.ok().and_then(|grace| *grace).unwrap_or_default() });
     let grace = loop {
         tokio::select! {
             biased;
-            asked = drain.wait_for(Option::is_some) => break asked.ok().and_then(|grace| *grace).unwrap_or_default(),
+            grace = asked.as_mut() => break grace,
             Some(_) = connections.join_next(), if !connections.is_empty() => {}
             accepted = listener.accept() => match accepted {
                 Ok((stream, address)) => accept(&mut connections, stream, address, &tls, &shared, limits, &open),
@@ -127,13 +129,14 @@ fn accept(
 /// Serve one connection until it ends, is idle or old for too long, or the server drains.
 async fn talk<T: AsyncRead + AsyncWrite + Unpin>(stream: T, peer: Peer, shared: Arc<Shared>, limits: Limits) {
     let greeted = Arc::new(AtomicBool::new(false));
-    let stream = Greeted { stream, left: PREFACE, greeted: greeted.clone() };
+    let stream = Together::new(Greeted { stream, left: PREFACE, greeted: greeted.clone() });
+    let gathered = stream.gathered();
     let mut phase = shared.phase.clone();
     let connection = Arc::new(Connection {
         shared, peer: Arc::new(peer), calls: AtomicUsize::new(0), active: AtomicUsize::new(0),
     });
     let calls = connection.clone();
-    let mut http = pin!(
+    let http = pin!(
         http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .auto_date_header(false)
@@ -148,6 +151,7 @@ async fn talk<T: AsyncRead + AsyncWrite + Unpin>(stream: T, peer: Peer, shared: 
             .keep_alive_timeout(limits.keepalive_timeout)
             .serve_connection(TokioIo::new(stream), service_fn(move |request| serve(calls.clone(), request)))
     );
+    let mut talking = Turn { gathered, work: http };
     let mut leave = pin!(async {
         tokio::select! {
             _ = phase.wait_for(|phase| *phase >= Phase::Draining) => false,
@@ -157,14 +161,14 @@ async fn talk<T: AsyncRead + AsyncWrite + Unpin>(stream: T, peer: Peer, shared: 
         }
     });
     let broken = tokio::select! {
-        _ = http.as_mut() => return,
+        _ = &mut talking => return,
         broken = leave.as_mut() => broken,
     };
     if !broken {
-        http.as_mut().graceful_shutdown();
+        talking.work.as_mut().graceful_shutdown();
         let mut phase = connection.shared.phase.clone();
         tokio::select! {
-            _ = http.as_mut() => {}
+            _ = &mut talking => {}
             () = ended(&mut phase) => {}
             () = silent(&connection, limits.keepalive_timeout) => {}
         }

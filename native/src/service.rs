@@ -1,6 +1,6 @@
 //! One HTTP/2 request to one response: checks, the message, the wait for the handler, status and trailers.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
 use http_body::Frame;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -21,7 +21,7 @@ use crate::protocol::{
     CANCELLED, DEADLINE_EXCEEDED, MessageReader, OK, RESOURCE_EXHAUSTED, Refusal, UNAVAILABLE, UNIMPLEMENTED,
     encode_message, parse_timeout, read_frame,
 };
-use crate::queue::{Answer, Peer, Queue, Waiting, monotonic_micros};
+use crate::queue::{Answer, Method, Peer, Queue, Waiting, monotonic_micros};
 
 const STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
@@ -46,9 +46,7 @@ pub enum Phase {
 /// What all connections of a server share.
 pub struct Shared {
     pub queue: Arc<Queue>,
-    pub methods: HashSet<Arc<str>>,
-    /// Methods that are answered at once and again when the server drains, and stay open.
-    pub held: HashSet<Arc<str>>,
+    pub methods: HashMap<String, Arc<Method>>,
     pub elsewhere: String,
     pub max_message: usize,
     /// How many bytes of requests may be arriving at once, over all connections.
@@ -71,7 +69,7 @@ pub struct Connection {
 /// Answer one request; what goes wrong is a gRPC status.
 pub async fn serve(connection: Arc<Connection>, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
     let (parts, body) = request.into_parts();
-    if parts.method != Method::POST {
+    if parts.method != http::Method::POST {
         return Ok(refused_by_http(StatusCode::METHOD_NOT_ALLOWED));
     }
     let grpc = parts.headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
@@ -80,10 +78,10 @@ pub async fn serve(connection: Arc<Connection>, request: Request<Incoming>) -> R
     }
     let path = parts.uri.path();
     let shared = &connection.shared;
-    let answered = match (shared.methods.get(path), shared.held.get(path)) {
-        (Some(method), _) => unary(&connection, method.clone(), parts.headers, body).await,
-        (None, Some(method)) => return Ok(hold(&connection, method.clone(), parts.headers, body).await),
-        (None, None) => Err(Refusal::new(UNIMPLEMENTED, format!("There is no unary method {path}.{}", shared.elsewhere))),
+    let answered = match shared.methods.get(path) {
+        Some(method) if method.held => return Ok(hold(&connection, method.clone(), parts.headers, body).await),
+        Some(method) => unary(&connection, method.clone(), parts.headers, body).await,
+        None => Err(Refusal::new(UNIMPLEMENTED, format!("There is no unary method {path}.{}", shared.elsewhere))),
     };
     Ok(match answered {
         Ok(answer) => response(answer),
@@ -92,7 +90,7 @@ pub async fn serve(connection: Arc<Connection>, request: Request<Incoming>) -> R
 }
 
 async fn unary(
-    connection: &Arc<Connection>, method: Arc<str>, mut headers: HeaderMap, body: Incoming,
+    connection: &Arc<Connection>, method: Arc<Method>, mut headers: HeaderMap, body: Incoming,
 ) -> Result<Answer, Refusal> {
     let _counted = InFlight::begin(connection);
     if connection.shared.in_flight.load(Ordering::Relaxed) > connection.shared.max_calls {
@@ -188,7 +186,7 @@ impl Drop for Arriving<'_> {
 }
 
 async fn ask(
-    connection: &Connection, method: Arc<str>, headers: HeaderMap, message: Bytes, deadline: &Deadline,
+    connection: &Connection, method: Arc<Method>, headers: HeaderMap, message: Bytes, deadline: &Deadline,
 ) -> Result<Answer, Refusal> {
     let queue = &connection.shared.queue;
     let (sender, receiver) = oneshot::channel();
@@ -253,7 +251,7 @@ impl Drop for InFlight {
 }
 
 async fn hold(
-    connection: &Arc<Connection>, method: Arc<str>, mut headers: HeaderMap, body: Incoming,
+    connection: &Arc<Connection>, method: Arc<Method>, mut headers: HeaderMap, body: Incoming,
 ) -> Response<Body> {
     connection.calls.fetch_add(1, Ordering::Relaxed);
     let deadline = Deadline::of(&mut headers);
@@ -277,7 +275,7 @@ async fn hold(
 
 /// Answer a held call now and when the server drains, until its caller or the server ends it.
 async fn keep(
-    connection: Arc<Connection>, method: Arc<str>, headers: HeaderMap, message: Bytes, first: Bytes, deadline: Deadline,
+    connection: Arc<Connection>, method: Arc<Method>, headers: HeaderMap, message: Bytes, first: Bytes, deadline: Deadline,
     sender: mpsc::Sender<Piece>,
 ) {
     connection.active.fetch_add(1, Ordering::Relaxed);

@@ -38,8 +38,8 @@ HANDLERS = {"/s/Work": work, "/s/Later": work_later}
 class Loop:
     """An event loop in a thread of its own."""
 
-    def __init__(self):
-        self.loop = asyncio.new_event_loop()
+    def __init__(self, transport):
+        self.loop = transport.new_event_loop()
         self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
 
     def __enter__(self):
@@ -87,7 +87,7 @@ class Callers:
 @pytest.mark.parametrize("make", TRANSPORTS)
 def test_a_process_leaves_and_no_call_that_was_begun_before_fails(make):
     """Its successor is on the same port already; calls that come while it leaves find the way there."""
-    with shared_socket("127.0.0.1", 0) as held, Loop() as leaver, Loop() as stayer:
+    with shared_socket("127.0.0.1", 0) as held, Loop(make) as leaver, Loop(make) as stayer:
         port = held.getsockname()[1]
         staying = make(HANDLERS)
         stayer(staying.start(f"127.0.0.1:{port}"))
@@ -109,7 +109,7 @@ def test_a_process_leaves_and_no_call_that_was_begun_before_fails(make):
 
 @pytest.mark.parametrize("make", TRANSPORTS)
 def test_calls_in_flight_have_the_time_that_was_given_and_no_more(make):
-    with Loop() as server:
+    with Loop(make) as server:
         transport = make({"/s/Later": lambda _, body: asyncio.sleep(float(body), Reply(b"done"))})
         port = server(transport.start("127.0.0.1:0"))
         with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:

@@ -3,9 +3,12 @@
 import asyncio
 import os
 import random
+import signal
 import socket
 import ssl
 import struct
+import subprocess
+import sys
 import threading
 import time
 from contextlib import closing, contextmanager, suppress
@@ -19,7 +22,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from running_server import client_of, server, write
 from test_supervise import drain_under_load
 
-from featurestore.errors import ConfigError, UnavailableError
+from featurestore.errors import ConfigError, FailedPreconditionError, UnavailableError
 from featurestore.serving import native
 from featurestore.serving.call import Reply
 from featurestore.serving.native import NativeTransport, is_installed
@@ -109,7 +112,7 @@ def data_of(raw, stream):
 @contextmanager
 def served(handlers, **limits):
     """Serve some handlers on an event loop in a thread; yields the port and the transport."""
-    loop = asyncio.new_event_loop()
+    loop = NativeTransport.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
 
@@ -152,6 +155,7 @@ def test_an_unread_answer_holds_back_itself_alone():
 
 @needs_wheel
 def test_work_whose_caller_is_gone_or_late_is_not_begun():
+    """A call that waits behind another until its deadline; and one that comes while all wait, and is given up before its turn."""
     begun = []
 
     def slow(_, body):
@@ -161,9 +165,8 @@ def test_work_whose_caller_is_gone_or_late_is_not_begun():
 
     with served({"/t/Slow": slow, "/t/Echo": echo}) as port:
         with connected(port) as raw:
-            raw.sendall(call(1, "/t/Slow", b"first"))
-            time.sleep(0.1)  # it is in progress, and the event loop with it
-            raw.sendall(call(3, "/t/Slow", b"late", (b"grpc-timeout", b"50m")))
+            raw.sendall(call(1, "/t/Slow", b"first") + call(3, "/t/Slow", b"late", (b"grpc-timeout", b"50m")))
+            time.sleep(0.1)  # the first is in progress, and the event loop with it
             raw.sendall(call(5, "/t/Slow", b"reset") + frame(RESET, 0, 5, struct.pack(">I", 8)))
             assert data_of(raw, 1) == message(b"first")
             raw.sendall(call(7, "/t/Echo", b"still"))
@@ -410,8 +413,74 @@ def test_a_taken_port_is_said():
         async def start():
             await NativeTransport({}).start(f"127.0.0.1:{taken.getsockname()[1]}")
 
-        with pytest.raises(UnavailableError, match="cannot listen"):
-            asyncio.run(start())
+        runner = asyncio.Runner(loop_factory=NativeTransport.new_event_loop)
+        with runner, pytest.raises(UnavailableError, match="cannot listen"):
+            runner.run(start())
+
+
+@needs_wheel
+def test_another_event_loop_is_refused():
+    async def start():
+        await NativeTransport({}).start("127.0.0.1:0")
+
+    with pytest.raises(FailedPreconditionError, match="NativeLoop"):
+        asyncio.run(start())
+
+
+SLEEPER = """
+import asyncio
+from featurestore.serving.native import NativeLoop
+
+async def sleep():
+    print("asleep", flush=True)
+    await asyncio.sleep(600)
+
+with asyncio.Runner(loop_factory=NativeLoop) as runner:
+    runner.run(sleep())
+"""
+
+
+@needs_wheel
+def test_an_interrupt_ends_an_event_loop_that_has_nothing_to_do():
+    with subprocess.Popen(
+        [sys.executable, "-c", SLEEPER], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline() == "asleep\n"
+        process.send_signal(signal.SIGINT)
+        assert "KeyboardInterrupt" in process.communicate(timeout=60)[1]
+
+
+@needs_wheel
+def test_the_event_loop_goes_on_while_calls_are_answered():
+    """Timers, other threads and files have their turn beside calls without a pause; what a handler leaves for the loop is done."""
+    done, stop = [], threading.Event()
+
+    def leave(_, body):
+        asyncio.get_running_loop().call_soon(done.append, body)
+        return Reply(body)
+
+    def crowd(port):
+        while not stop.is_set():
+            ask(port, b"left", "/t/Leave")
+
+    async def tend():
+        loop, transport = asyncio.get_running_loop(), NativeTransport({"/t/Leave": leave})
+        port = await transport.start("127.0.0.1:0")
+        crowds = [loop.run_in_executor(None, crowd, port) for _ in range(4)]
+        near, far = socket.socketpair()
+        with closing(near), closing(far):
+            reader, _ = await asyncio.open_connection(sock=near)
+            for number in range(20):
+                await loop.run_in_executor(None, far.sendall, b"%d" % (number % 10))
+                assert await asyncio.wait_for(reader.readexactly(1), 20) == b"%d" % (number % 10)
+                assert await asyncio.sleep(0.001, "timer") == "timer"
+        stop.set()
+        await asyncio.gather(*crowds)
+        await transport.drain(1.0)
+
+    with asyncio.Runner(loop_factory=NativeTransport.new_event_loop) as runner:
+        runner.run(tend())
+    assert set(done) == {b"left"}
 
 
 @needs_wheel

@@ -118,7 +118,8 @@ def test_a_crowd_is_refused_before_it_is_read_and_calls_after_it_are_answered(ma
             for thread in threads:
                 thread.join(60)
 
-    after, admission = asyncio.run(run())
+    with asyncio.Runner(loop_factory=make.new_event_loop) as runner:
+        after, admission = runner.run(run())
     assert after == [b"after"] * 5
     assert len(refused) >= 50
     assert len(worked) == len(answered) + 5

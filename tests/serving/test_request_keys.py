@@ -54,20 +54,40 @@ def test_a_plain_request_gives_the_same_keys(dtype, data):
 @settings(max_examples=100)
 @given(st.data())
 def test_a_changed_request_gives_the_same_keys_or_none(dtype, data):
-    """Bytes changed, taken out and put in anywhere: what is read at all is read as protobuf reads it."""
+    """Bytes changed, taken out and put in anywhere, of a request whose form is known: what is read at all is read as protobuf reads it."""
     plan, body = plan_of(dtype), bytearray(request(dtype, data.draw(VALUES[dtype])))
+    plain = PlainKeys.of(plan)
+    plain.read(bytes(body))
     for _ in range(data.draw(st.integers(1, 4))):
         at = data.draw(st.integers(0, max(0, len(body) - 1)))
         body[at : at + data.draw(st.integers(0, 2))] = data.draw(st.binary(max_size=2))
     body = bytes(body)
     if named_plan(body) != PLAN:
         return
-    keys = PlainKeys.of(plan).read(body)
+    keys = plain.read(body)
     if keys is not None:
         try:
             assert keys == by_protobuf(plan, body)
         except (DecodeError, InvalidArgumentError) as error:
             pytest.fail(f"protobuf refuses {body!r}: {error}")
+
+
+@settings(max_examples=50)
+@given(st.lists(VALUES["int64"], min_size=2, max_size=12))
+def test_the_form_of_an_earlier_request_gives_the_same_keys(requests):
+    plan = plan_of("int64")
+    plain = PlainKeys.of(plan)
+    for values in (*requests, *requests):
+        body = request("int64", values)
+        assert plain.read(body) == by_protobuf(plan, body)
+    assert set(plain.known) == {len(request("int64", values)) for values in requests}
+
+
+def test_forms_of_large_requests_are_not_kept():
+    plan, body = plan_of("int64"), request("int64", range(300))
+    plain = PlainKeys.of(plan)
+    assert plain.read(body) == plain.read(body) == by_protobuf(plan, body)
+    assert not plain.known
 
 
 def test_other_forms_are_left_to_protobuf():
