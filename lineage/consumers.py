@@ -9,7 +9,7 @@ from enum import StrEnum
 from lineage.graph import Edge, Node
 from lineage.objects import resolve
 from lineage.readers import Reader
-from lineage.registry import Consumer
+from lineage.registry import Consumer, Rollout
 from lineage.state import State
 from lineage.usage import Coverage, Reads
 
@@ -87,6 +87,7 @@ class Consumers:
         transitive: Readers of what is made from it.
         coverage: Whether all reads of the window were counted.
         others: Other objects of that name, as they must be written.
+        rollouts: Versions of the views that are on their way to be current.
     """
 
     object: str
@@ -94,6 +95,7 @@ class Consumers:
     transitive: tuple[Transitive, ...]
     coverage: Coverage
     others: tuple[str, ...] = ()
+    rollouts: tuple[Rollout, ...] = ()
 
 
 def consumers(state: State, text: str = "") -> Consumers:
@@ -107,14 +109,19 @@ def consumers(state: State, text: str = "") -> Consumers:
         NotFoundError: There is no such object.
     """
     if not text:
-        return Consumers("", tuple(relations(state)), (), state.usage.coverage())
+        everything = tuple(relations(state))
+        return Consumers("", everything, (), state.usage.coverage(), rollouts=_in_flight(state, everything))
     target = resolve(text, state.graph)
     features = features_of(state, target.nodes)
     direct = tuple(relation for relation in relations(state) if relation.feature in features)
     known = {relation.reader.node for relation in direct}
     reached = [n for n in state.graph.downstream(target.nodes).nodes if n.kind in READERS and n not in known]
     transitive = tuple(transitively(state, target.nodes, reached))
-    return Consumers(text, direct, transitive, state.usage.coverage(), target.others)
+    return Consumers(text, direct, transitive, state.usage.coverage(), target.others, _in_flight(state, direct))
+
+
+def _in_flight(state: State, found: Iterable[Relation]) -> tuple[Rollout, ...]:
+    return state.snapshot.in_flight(relation.feature for relation in found)
 
 
 def features_of(state: State, nodes: Iterable[Node]) -> frozenset[str]:

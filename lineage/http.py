@@ -80,9 +80,13 @@ def router(  # noqa: C901 - one line a route
     def consumers(asked: Asked, ref: str = "", since: str | None = None) -> Response:
         found = asked.lineage.consumers(ref, since=since)
         relations = [{**_fields(r), "calls": r.calls, "last_read": r.last_read} for r in found.relations]
-        return _answer(
-            asked, "consumers", {"object": ref, "relations": relations, "transitive": found.transitive}, found.coverage
-        )
+        payload = {
+            "object": ref,
+            "relations": relations,
+            "transitive": found.transitive,
+            "rollouts": found.rollouts,
+        }
+        return _answer(asked, "consumers", payload, found.coverage)
 
     @routes.get("/upstream")
     def upstream(asked: Asked, ref: str, depth: Annotated[int | None, Query(ge=1)] = None) -> Response:

@@ -12,7 +12,7 @@ from lineage.findings.finding import Verdict
 from lineage.graph import NODE_KINDS, Node
 from lineage.objects import Target, resolve
 from lineage.readers import Reader
-from lineage.registry import Consumer, view_of
+from lineage.registry import Consumer, Rollout, view_of
 from lineage.state import State
 from lineage.usage import Coverage, Reads
 
@@ -71,6 +71,7 @@ class Impact:
         unowned: What is hit and has no owner.
         coverage: Whether all reads of the window were counted.
         others: Other objects of that name, as they must be written.
+        rollouts: Versions of the views that are on their way to be current: some keys read them already, or will.
     """
 
     object: str
@@ -89,6 +90,7 @@ class Impact:
     unowned: tuple[str, ...]
     coverage: Coverage
     others: tuple[str, ...] = ()
+    rollouts: tuple[Rollout, ...] = ()
 
 
 def impact(state: State, text: str, *, change: str = "remove", environment: str | None = None) -> Impact:
@@ -129,6 +131,7 @@ def impact(state: State, text: str, *, change: str = "remove", environment: str 
         unowned=unowned,
         coverage=coverage,
         others=target.others,
+        rollouts=state.snapshot.in_flight(reach.features),
     )
 
 

@@ -7,26 +7,24 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lineage.cells import Agreement, agreements
-from lineage.changes import Changes, impact_since
-from lineage.consumers import Consumers, consumers, features_of
 from lineage.errors import MissingRegistryError
-from lineage.findings import Finding, Findings, Parameters, Rule, check, explain, selected
-from lineage.graph import Closure, Edge, Graph, Moment, Node
-from lineage.impact import Impact, impact
-from lineage.imported import RECORDS, add_accesses, add_events
 from lineage.instants import instant
-from lineage.log import LogEntry, read_change_log
-from lineage.manifests import Declaration, ManifestDiff, declare, diff
 from lineage.objects import resolve, with_parts
-from lineage.policy import read_policy
-from lineage.registry import connect
-from lineage.selection import select
 from lineage.state import State, read_coverage, read_state
 from lineage.timeline import graph_now, kept_graph, timeline
-from lineage.usage import Coverage, Reads
+
+if TYPE_CHECKING:  # each question loads what answers it, so that a command waits for no other
+    from lineage.cells import Agreement
+    from lineage.changes import Changes
+    from lineage.consumers import Consumers
+    from lineage.findings import Finding, Findings, Parameters, Rule
+    from lineage.graph import Closure, Edge, Graph, Node
+    from lineage.impact import Impact
+    from lineage.log import LogEntry
+    from lineage.manifests import Declaration, ManifestDiff
+    from lineage.usage import Coverage, Reads
 
 Since = str | int | None
 
@@ -132,12 +130,16 @@ class Lineage:
 
     def consumers(self, ref: str = "", *, since: Since = None) -> Consumers:
         """Return who declares and who reads an object; empty is every feature."""
+        from lineage.consumers import consumers
+
         return consumers(self.state(since=since), ref)
 
     def impact(
         self, ref: str, *, change: str = "remove", environment: str | None = None, since: Since = None
     ) -> Impact:
         """Return what a change of an object would break: ``remove``, ``schema``, ``meaning`` or ``freshness``."""
+        from lineage.impact import impact
+
         return impact(self.state(since=since), ref, change=change, environment=environment)
 
     def upstream(self, ref: str, *, depth: int | None = None) -> Closure:
@@ -163,10 +165,14 @@ class Lineage:
         self, parameters: Parameters | None = None, *, since: Since = None, select: Iterable[str] = ()
     ) -> Findings:
         """Run all findings, or those whose code or name is selected."""
+        from lineage.findings import check
+
         return check(self.state(since=since), parameters or self.policy(), select=select)
 
     def selected(self, select: Iterable[str] = ()) -> tuple[Rule, ...]:
         """Return the rules that `check` would run for a selection."""
+        from lineage.findings import selected
+
         return selected(select, self.policy())
 
     def policy(self) -> Parameters:
@@ -175,18 +181,26 @@ class Lineage:
         Raises:
             InvalidPolicyError: The file is not as described.
         """
+        from lineage.policy import read_policy
+
         return read_policy(self.project)
 
     def explain(self, finding_id: str, parameters: Parameters | None = None) -> Finding:
         """Return one finding with its evidence, derived again."""
+        from lineage.findings import explain
+
         return explain(self.state(), finding_id, parameters or self.policy())
 
     def declare(self, ref: str, *, since: Since = None) -> Declaration:
         """Write the manifest of a consumer or principal from its observed reads, for review."""
+        from lineage.manifests import declare
+
         return declare(self.state(since=since), ref)
 
     def diff(self, before: str, after: str) -> ManifestDiff:
         """Compare two manifests, most often two versions of a model."""
+        from lineage.manifests import diff
+
         return diff(self.state(), before, after)
 
     def graph(self) -> Graph:
@@ -213,16 +227,22 @@ class Lineage:
         Raises:
             InvalidQuestionError: One of them is no time.
         """
+        from lineage.graph import Moment
+
         now = self._clock()
         moments = (Moment(instant(text, now=now) if text else now) for text in (before, after))
         return self.timeline().changes(*moments)
 
     def cells(self, ref: str = "", *, since: Since = None) -> tuple[Agreement, ...]:
         """Return how declared, coded and observed agree, per consumer and feature version; empty is everything."""
+        from lineage.cells import agreements
+
         return agreements(self.state(since=since), ref)
 
     def select(self, selection: str) -> tuple[Node, ...]:
         """Return the objects that a selection means, e.g. ``+weather@v1:temp+ and owner:risk``."""
+        from lineage.selection import select
+
         return select(self.state(), selection)
 
     def impact_since(self, since: str, *, environment: str | None = None) -> Changes:
@@ -232,6 +252,8 @@ class Lineage:
             since: A revision, an ISO time or a duration ago.
             environment: Only reads of this environment count; None is all.
         """
+        from lineage.changes import impact_since
+
         before = read_state(self.project / REGISTRY, now=self._clock(), as_of=since).snapshot
         return impact_since(self.state(), before, environment=environment)
 
@@ -249,6 +271,7 @@ class Lineage:
             origin: Where they come from, for evidence.
             declared: Whether they may tell what manifests declare; if not, such an event is skipped.
         """
+        from lineage.imported import add_accesses, add_events
         from lineage.openlineage import told_by
 
         told = told_by(enumerate(events, 1), project=self.state().snapshot.project, origin=origin, declared=declared)
@@ -263,6 +286,9 @@ class Lineage:
             about: Only lines whose object contains this; empty is all.
             since: An ISO time or a duration ago; None is since ever.
         """
+        from lineage.log import read_change_log
+        from lineage.registry import connect
+
         now = self._clock()
         start = None if since is None else instant(since, now=now)
         with connect(self.project / REGISTRY) as connection:
@@ -271,6 +297,8 @@ class Lineage:
     @property
     def records(self) -> Path:
         """The file of what was imported; there is none before the first import."""
+        from lineage.imported import RECORDS
+
         return self.project / REGISTRY.with_name(RECORDS)
 
 
@@ -284,6 +312,8 @@ def usage_of(state: State, ref: str) -> ObjectUsage:
     Raises:
         NotFoundError: There is no such object.
     """
+    from lineage.consumers import features_of
+
     target = resolve(ref, state.graph)
     match target.kind:
         case "consumer":

@@ -221,6 +221,27 @@ class Binding:
     consumer: str
 
 
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """A version that is on its way to be current.
+
+    Attributes:
+        view: The version.
+        kind: ``canary`` (some keys read it already) or ``shadow`` (it is compared, and nobody gets it).
+        share: Of the keys, from 0 to 1; 0 in the shadow.
+        moves: Services and consumers that move along.
+    """
+
+    view: str
+    kind: str
+    share: float = 0.0
+    moves: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        what = "compared in the shadow" if self.kind == "shadow" else f"read by {100 * self.share:g} % of the keys"
+        return f"{self.view} is {what}" + (f", with {', '.join(self.moves)}" if self.moves else "")
+
+
 @dataclass(frozen=True)
 class Snapshot:
     """The registry at one commit.
@@ -229,6 +250,8 @@ class Snapshot:
         views: ``view@v1`` -> version.
         current: View name -> the version that `current` means.
         consumers: Consumer key -> manifest.
+        rollouts: View name -> the version that is on its way to be current.
+        store: Whose installation it was taken over from, such as ``feast``; empty when it is this project's own.
     """
 
     project: str
@@ -239,6 +262,8 @@ class Snapshot:
     services: Mapping[str, Service]
     consumers: Mapping[str, Consumer]
     datasets: Mapping[str, Dataset]
+    rollouts: Mapping[str, Rollout] = field(default_factory=dict)
+    store: str = ""
 
     @cached_property
     def writers(self) -> Mapping[str, tuple[str, ...]]:
@@ -248,6 +273,11 @@ class Snapshot:
             for view in consumer.writes:
                 found.setdefault(view, []).append(key)
         return {view: tuple(keys) for view, keys in found.items()}
+
+    def in_flight(self, refs: Iterable[str]) -> tuple[Rollout, ...]:
+        """Return the versions on their way to be current among the views of feature references."""
+        names = {ref.partition("@")[0] for ref in refs}
+        return tuple(rollout for name, rollout in sorted(self.rollouts.items()) if name in names)
 
     def inputs_of(self, ref: str) -> frozenset[str]:
         """Return all that an on-demand feature is computed from, so that reading it reads them; nothing for any other feature."""
@@ -532,7 +562,16 @@ def _snapshot(document: Mapping[str, Any], commit: Commit) -> Snapshot:
         },
         consumers={key: _consumer(key, consumer) for key, consumer in document["consumers"].items()},
         datasets={name: _dataset(name, dataset) for name, dataset in document["datasets"].items()},
+        rollouts={
+            name: _rollout(name, view["rollout"]) for name, view in document["views"].items() if view.get("rollout")
+        },
+        store=document.get("store", ""),
     )
+
+
+def _rollout(name: str, record: Mapping[str, Any]) -> Rollout:
+    share, moves = float(record.get("share", 0.0)), tuple(record.get("moves", ()))
+    return Rollout(f"{name}@v{record['to']}", record["kind"], share, moves)
 
 
 def _view(name: str, number: int, version: Mapping[str, Any], entities: Mapping[str, Any]) -> ViewVersion:

@@ -15,7 +15,6 @@ from typing import NoReturn
 
 import typer
 
-from featurestore.cli import datasets, definitions, quality, reading, rows, serving, tokens, top
 from featurestore.cli.terminal import say
 from featurestore.errors import (
     AccessDeniedError,
@@ -30,6 +29,7 @@ from featurestore.errors import (
     UnauthenticatedError,
     UnavailableError,
 )
+from lineage.cli.start import Part, program, run
 
 TRACEBACK = "FEATURESTORE_TRACEBACK"
 EXIT_CODES: tuple[tuple[type[FeatureStoreError], int], ...] = (
@@ -45,24 +45,33 @@ EXIT_CODES: tuple[tuple[type[FeatureStoreError], int], ...] = (
     (ConflictError, 1),
 )
 
-app = typer.Typer(
-    name="featurestore",
-    help="A feature store that knows who reads what. Start with `featurestore demo`, or `featurestore init`.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
+PARTS = (
+    Part(
+        "featurestore.cli.definitions:app",
+        ("init", "demo", "plan", "apply", "promote", "deprecate", "retire", "log", "list", "show", "search"),
+    ),
+    Part("featurestore.cli.rows:app", ("ingest", "write", "materialize", "compact", "erase", "replay")),
+    Part("featurestore.cli.quality:app", ("revisions", "profile")),
+    Part("featurestore.cli.reading:app", ("get", "training-set")),
+    Part("featurestore.cli.serving:app", ("serve", "doctor")),
+    Part("featurestore.cli.top:app", ("top",)),
+    Part("featurestore.cli.datasets:app", (), group="datasets"),
+    Part("featurestore.cli.quality:quarantine", (), group="quarantine"),
+    Part("featurestore.cli.tokens:app", (), group="token"),
 )
-for part in (definitions, rows, quality, reading, serving, top):
-    app.add_typer(part.app)
-app.add_typer(datasets.app, name="datasets")
-app.add_typer(quality.quarantine, name="quarantine")
-app.add_typer(tokens.app, name="token")
+
+
+def commands(arguments: Sequence[str] = ()) -> typer.Typer:
+    """Return the program with what a command line needs of it; without one, all of it."""
+    summary = "A feature store that knows who reads what. Start with `featurestore demo`, or `featurestore init`."
+    return program("featurestore", summary, PARTS, arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line; expected errors are printed with their repair, never as a traceback."""
+    given = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        app(list(arguments) if arguments is not None else None)
+        run(commands(given), given)
         code = 0
     except FeatureStoreError as error:
         say(f"error: {error}".replace("full_feature_names=True", "--full-feature-names"))

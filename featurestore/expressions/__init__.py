@@ -13,8 +13,11 @@ by zero are errors that name the expression, NaN equals itself and is greater th
 for the rows that take it.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from featurestore.expressions.parse import parse_expression
-from featurestore.expressions.scalar import evaluate_scalar
 from featurestore.expressions.tree import (
     Call,
     Case,
@@ -26,7 +29,10 @@ from featurestore.expressions.tree import (
     from_json,
     to_json,
 )
-from featurestore.expressions.vector import Column, evaluate
+
+if TYPE_CHECKING:
+    from featurestore.expressions.scalar import evaluate_scalar
+    from featurestore.expressions.vector import Column, evaluate
 
 __all__ = [
     "Call",
@@ -43,3 +49,16 @@ __all__ = [
     "parse_expression",
     "to_json",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Load what computes where it is first asked for: it brings NumPy, which who only reads definitions does not need."""
+    if name == "evaluate_scalar":
+        from featurestore.expressions.scalar import evaluate_scalar
+
+        return evaluate_scalar
+    if name in ("Column", "evaluate"):
+        from featurestore.expressions import vector
+
+        return getattr(vector, name)
+    raise AttributeError(f"module 'featurestore.expressions' has no attribute '{name}'")

@@ -238,7 +238,8 @@ class Resolver:
         by_name = {feature.name: feature for feature in candidate.features}
         kept = tuple(msgspec.structs.replace(by_name[f.name], layout=f.layout, same_as=f.same_as) for f in old.features)
         added = tuple(f for f in candidate.features if old.feature(f.name) is None)
-        readable_at_once = old.kind == "on_demand" or not self.is_filled(ref)
+        settled = not added and old.layout == old.newest_layout  # then nobody need open the stores to look
+        readable_at_once = old.kind == "on_demand" or settled or not self.is_filled(ref)
         # Rows may arrive between plan and apply, so that two sets of columns never share a layout.
         layout = old.newest_layout + (1 if added and old.kind != "on_demand" else 0)
         return msgspec.structs.replace(

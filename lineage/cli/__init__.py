@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import typer
 
-from lineage.cli import checking, declaring, evaluating, feast, importing, reading, reporting, scanning, walking
+from lineage.cli.start import Part, program, run
 from lineage.errors import (
     CorruptRegistryError,
     InvalidPolicyError,
@@ -32,17 +32,24 @@ EXIT_CODES: Mapping[type[LineageError], int] = {
     UnavailableError: 6,
 }
 
-app = typer.Typer(
-    name="lineage",
-    help="Who reads every feature, and what breaks when it changes.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
+PARTS = (
+    Part("lineage.cli.reading:app", ("consumers", "impact", "cells", "usage")),
+    Part(
+        "lineage.cli.walking:app",
+        ("upstream", "downstream", "path", "export", "select", "changes", "log", "cycles"),
+    ),
+    Part("lineage.cli.checking:app", ("check", "explain")),
+    Part("lineage.cli.declaring:app", ("declare", "diff")),
+    Part("lineage.cli.scanning:app", ("scan",)),
+    Part("lineage.cli.evaluating:app", ("evaluate", "removable", "holdout", "cost")),
+    Part("lineage.cli.reporting:app", ("debt",)),
+    Part("lineage.cli.importing:app", (), group="import"),
 )
-for part in (reading, walking, checking, declaring, scanning, evaluating, reporting):
-    app.add_typer(part.app)
-importing.app.add_typer(feast.app)
-app.add_typer(importing.app, name="import")
+
+
+def commands(arguments: Sequence[str] = ()) -> typer.Typer:
+    """Return the program with what a command line needs of it; without one, all of it."""
+    return program("lineage", "Who reads every feature, and what breaks when it changes.", PARTS, arguments)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -56,8 +63,9 @@ def main(arguments: list[str] | None = None) -> None:
     """
     if arguments is None:
         gc.disable()  # one answer, then the process ends: what it makes has no cycles worth looking for
+        arguments = sys.argv[1:]
     try:
-        app(arguments)
+        run(commands(arguments), arguments)
     except LineageError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(next((code for kind, code in EXIT_CODES.items() if isinstance(error, kind)), 1))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,7 +14,10 @@ import typer
 from lineage.cli.terminal import NO, Answer, Format, Output, Project, note, open_project, print_answer
 
 if TYPE_CHECKING:
+    from lineage.evaluation.cost import TimeCost
+    from lineage.evaluation.holdout import Holdout
     from lineage.evaluation.removal import Removal
+    from lineage.evaluation.replaying import ReplayedCosts
     from lineage.evaluation.running import Evaluated, Evaluation
     from lineage.project import Lineage
     from lineage.state import State
@@ -72,6 +77,7 @@ def evaluate(
     Both sides get the same folds, seeds and parameters. The records are kept in store/evaluations; a run that was killed goes on.
     """
     started = time.perf_counter()
+    yield_cores()
     from lineage.evaluation.running import evaluate as run
 
     asked = _Asked(dataset, label, estimator, train, epsilon, budget, time_column, group, folds, leave_out, seed)
@@ -112,6 +118,7 @@ def removable(
     One part of the rows proposes a group, the other tests it once. The exit code is 1 when no group is proved.
     """
     started = time.perf_counter()
+    yield_cores()
     from lineage.evaluation.removal import removable as run
 
     asked = _Asked(dataset, label, estimator, train, epsilon, budget, time_column, group, folds, leave_out, seed)
@@ -121,6 +128,140 @@ def removable(
     print_answer("removable", Answer(payload, text, no=not found.removable), output, started)
     if not found.removable:
         raise typer.Exit(NO)
+
+
+@app.command()
+def holdout(
+    acts: Annotated[
+        str, typer.Argument(metavar="ACTS", help="The model whose decisions were left to chance for some.")
+    ],
+    reads: Annotated[
+        str, typer.Argument(metavar="READS", help="The model that reads the outcomes; it may be the same.")
+    ],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Parquet or CSV: one row per unit.")],
+    *,
+    treated: Annotated[str, typer.Option("--treated", help="Column: whether the model decided for the unit.")],
+    outcome: Annotated[list[str], typer.Option("--outcome", help="Column of what READS reads of it; may be repeated.")],
+    randomised_by: Annotated[str, typer.Option("--randomised-by", help="Who or what chose the units at random.")],
+    unit: Annotated[str, typer.Option("--unit", help="Column of what was randomised, if several rows share it.")] = "",
+    share: Annotated[
+        float | None, typer.Option("--share", min=0, max=1, help="Of the units that should be treated, to be checked.")
+    ] = None,
+    project: Project = None,
+    output: Output = Format.table,
+) -> None:
+    """Whether one model's decisions change what another reads, by a randomised holdout. `lineage debt` says it from then on.
+
+    The exit code is 1 when an effect is shown. Without chance in the choice of the units the answer means nothing.
+    """
+    started = time.perf_counter()
+    from lineage.evaluation.asking import model_name
+    from lineage.evaluation.holdout import Holdout, effects_of, read_arms, save_holdout
+    from lineage.evaluation.record import FOLDER
+
+    lineage = open_project(project, None)
+    snapshot = lineage.state().snapshot
+    acting, reading = model_name(snapshot, acts), model_name(snapshot, reads)
+    arms = read_arms(file, treated=treated, outcomes=outcome, unit=unit)
+    effects = effects_of(arms, share=share)
+    found = Holdout(acting, reading, randomised_by, str(file), arms.digest, lineage.now(), effects)
+    save_holdout(lineage.project / FOLDER, found)
+    shows = any(effect.affects for effect in effects)
+    print_answer("holdout", Answer(found.document(), _holdout_text(found), no=shows), output, started)
+    if shows:
+        raise typer.Exit(NO)
+
+
+def _holdout_text(found: Holdout) -> str:
+    from lineage.printing import table
+
+    rows = [
+        [
+            e.outcome,
+            "UNDETERMINED" if e.problem else "AFFECTED" if e.affects else "NOT SHOWN",
+            shown(e.difference),
+            f"{shown(e.lower)} .. {shown(e.upper)}",
+            shown(e.p),
+            f"{e.treated:,} / {e.control:,}",
+            e.problem,
+        ]
+        for e in found.effects
+    ]
+    head = ["OUTCOME", "VERDICT", "DIFFERENCE", "95 % BOUNDS", "P", "TREATED / OTHERS", "PROBLEM"]
+    return f"{found.acts} acts, {found.reads} reads; arms made by {found.randomised_by}\n{table(head, rows)}"
+
+
+@app.command()
+def cost(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model with its version, e.g. delay_model@1.")],
+    *,
+    server: Annotated[
+        str, typer.Option("--server", help="A running server, e.g. http://localhost:8080: reads are replayed.")
+    ] = "",
+    token: Annotated[
+        str, typer.Option("--token", envvar="FEATURESTORE_TOKEN", help="Who reads; the reads count as usage.")
+    ] = "",
+    rounds: Annotated[int, typer.Option("--rounds", min=20, help="Pairs of reads per feature.")] = 200,
+    project: Project = None,
+    output: Output = Format.table,
+) -> None:
+    """What each feature of a model costs, and each of its views as a whole: bytes, storing it again, reading it, who is asked.
+
+    Measured by replay, with and without in pairs of random order. `lineage debt` shows it from then on.
+    """
+    started = time.perf_counter()
+    from lineage.evaluation.asking import manifest_of
+    from lineage.evaluation.record import FOLDER
+    from lineage.evaluation.replaying import replay_costs, save_costs
+
+    lineage = open_project(project, None)
+    state = lineage.state()
+    manifest = manifest_of(state.snapshot, model)
+    found = replay_costs(
+        state, manifest, now=lineage.now(), server=server.rstrip("/"), token=token, rounds=rounds, say=note
+    )
+    save_costs(lineage.project / FOLDER, found)
+    for line in found.notes:
+        note(f"note: {line}")
+    print_answer("cost", Answer(*_cost_answer(found, state)), output, started)
+
+
+def _cost_answer(found: ReplayedCosts, state: State) -> tuple[dict[str, Any], str]:
+    from lineage.evaluation.cost import cost_of
+    from lineage.printing import table
+
+    costs = {name: cost_of(state, name) for name in found.costs if ":" in name}
+    bytes_of = {c.feature: c.bytes for c in costs.values()}
+    bytes_of |= {name.partition(":")[0]: c.view_bytes for name, c in costs.items()}
+    rows = [
+        [
+            name if name in costs else f"{name}, whole",
+            f"{bytes_of.get(name, 0):,}",
+            took(one.stored),
+            took(one.read),
+            str(costs[name].readers) if name in costs else "",
+            ", ".join(costs[name].owners) if name in costs else "",
+        ]
+        for name, one in sorted(found.costs.items())
+    ]
+    text = table(["COST OF", "BYTES", "STORED AGAIN, ms", "READ, ms", "READERS", "OWNERS UPSTREAM"], rows)
+    return {**found.document(), "features": list(costs.values())}, text
+
+
+def took(cost: TimeCost | None) -> str:
+    """Return a cost in milliseconds with its bounds; a dash where it was not measured."""
+    if cost is None:
+        return "-"
+    return f"{cost.median_us / 1000:.3g} ({cost.low_us / 1000:.3g} .. {cost.high_us / 1000:.3g})"
+
+
+def yield_cores() -> None:
+    """Let threads of a training that wait for each other sleep: where others use the cores, spinning takes several times as long.
+
+    It must be called before what trains is imported; who has set one of these variables keeps it.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")  # a power of two of clock cycles; the least there is
 
 
 def _print_churn(evaluation: Evaluation, output: Format, started: float) -> None:

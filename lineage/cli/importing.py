@@ -10,10 +10,12 @@ from typing import Annotated, Any
 
 import typer
 
+from lineage.cli import feast
 from lineage.cli.terminal import Answer, Format, Output, Project, note, open_project, print_answer
 from lineage.errors import InvalidQuestionError
 
 app = typer.Typer(help="Take in what else is known: query logs, scans of code, model files.", no_args_is_help=True)
+app.add_typer(feast.app)
 
 SHOWN = 5  # how many entries that could not be read are shown
 

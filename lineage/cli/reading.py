@@ -26,6 +26,7 @@ from lineage.cli.terminal import (
 
 if TYPE_CHECKING:
     from lineage.project import Lineage
+    from lineage.registry import Rollout
     from lineage.usage import Reads
 
 app = typer.Typer()
@@ -69,9 +70,21 @@ def consumers(
     text = table(["FEATURE", "READER", "STANDING", "CALLS", "LAST READ", "OWNER"], rows)
     if found.transitive:
         text += "\n\nThrough what is made from it:\n" + transitive_table(found.transitive)
+    if found.rollouts:
+        text += "\n\n" + _in_flight(found.rollouts)
     relations = [{**fields_of(r), "calls": r.calls, "last_read": r.last_read} for r in found.relations]
-    payload = {"object": target, "relations": relations, "transitive": found.transitive}
+    payload = {
+        "object": target,
+        "relations": relations,
+        "transitive": found.transitive,
+        "rollouts": found.rollouts,
+    }
     print_answer("consumers", Answer(payload, text, found.coverage, others=found.others), output, started)
+
+
+def _in_flight(rollouts: tuple[Rollout, ...]) -> str:
+    """Say which versions are about to be read by others than those above."""
+    return "\n".join(f"In flight: {rollout}" for rollout in rollouts)
 
 
 class Report(StrEnum):
@@ -219,6 +232,7 @@ def _impact_text(found: Any) -> str:
     parts += [f"{title}: {', '.join(names)}" for title, names in lists.items() if names]
     if found.transitive:
         parts.append("Through predictions:\n" + transitive_table(found.transitive))
+    parts += [_in_flight(found.rollouts)] if found.rollouts else []
     told = [f"Tell {contact.owner}: {', '.join(contact.objects)}" for contact in found.contacts]
     told += [f"No owner: {', '.join(found.unowned)}"] if found.unowned else []
     parts += ["\n".join(told)] if told else []

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lineage.cli.checking import finding_line
-from lineage.cli.evaluating import shown
+from lineage.cli.evaluating import shown, yield_cores
 from lineage.cli.terminal import NO, Answer, AsOf, Format, Project, Severity, note, open_project, print_answer
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ def debt(
     *,
     fail_on: Annotated[Severity, typer.Option("--fail-on", help="Least severity that fails.")] = Severity.low,
     out: Annotated[Path | None, typer.Option("--out", help="Write it into this file.")] = None,
+    page: Annotated[Path | None, typer.Option("--page", help="Also write it as a page into this file.")] = None,
     project: Project = None,
     as_of: AsOf = None,
     output: Annotated[Form, typer.Option("--format", help="How the report is written.")] = Form.table,
@@ -47,12 +48,15 @@ def debt(
     of --fail-on and is not suppressed.
     """
     started = time.perf_counter()
+    yield_cores()
     from lineage.report import as_html, debt_report
     from lineage.sarif import as_sarif
 
     lineage = open_project(project, as_of)
     found = debt_report(lineage.state(), lineage.policy(), model)
     failing = _fails(found, fail_on.value)
+    if page is not None:
+        _write(page, as_html(found))
     if output is Form.html:
         _write(out, as_html(found))
     elif output is Form.sarif:

@@ -19,14 +19,29 @@ class Flow:
         direct: Columns that flow into it.
         indirect: Columns that decide it.
         opaque: Why there may be more; None when all are known.
+        fields: Of a struct whose fields are known: the name of each and where its value comes from.
     """
 
     direct: frozenset[SourceColumn] = frozenset()
     indirect: frozenset[Indirect] = frozenset()
     opaque: str | None = None
+    fields: tuple[tuple[str, Flow], ...] = ()
 
     def __or__(self, other: Flow) -> Flow:
-        return Flow(self.direct | other.direct, self.indirect | other.indirect, self.opaque or other.opaque)
+        names = dict.fromkeys(name for name, _ in (*self.fields, *other.fields))
+        fields = tuple((name, self.field([name]) | other.field([name])) for name in names)
+        return Flow(self.direct | other.direct, self.indirect | other.indirect, self.opaque or other.opaque, fields)
+
+    def field(self, path: Sequence[str]) -> Flow:
+        """Return the flow of a field of a field..., names in any case; what is not known in parts is taken whole."""
+        flow = self
+        for name in path:
+            flow = next((inner for known, inner in flow.fields if known.lower() == name.lower()), flow.whole())
+        return flow
+
+    def whole(self) -> Flow:
+        """Return the flow of what was made of this value, where its fields are no longer known."""
+        return replace(self, fields=()) if self.fields else self
 
     def deciding(self, reason: str) -> Flow:
         """Return the flow of what this value decides: nothing of it is direct any more."""
@@ -47,6 +62,12 @@ def union(flows: Iterable[Flow]) -> Flow:
 def opaque(reason: str) -> Flow:
     """Return the flow of a value of which nothing is known."""
     return Flow(opaque=reason)
+
+
+def struct(fields: Iterable[tuple[str, Flow]]) -> Flow:
+    """Return the flow of a struct of these fields."""
+    known = tuple(fields)
+    return replace(union(flow.whole() for _, flow in known), fields=known)
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,14 +192,27 @@ class Scope:
     def _as_column(self, path: Sequence[str]) -> Flow | None:
         if len(path) > 1 and self.binding(path[0]):
             return None
-        return visible_in(self.bindings, path[0])
+        flow = visible_in(self.bindings, path[0])
+        if flow is None or (len(path) > 1 and not flow.fields and self._is_around(path)):
+            return None
+        return flow.field(path[1:])
+
+    def _is_around(self, path: Sequence[str]) -> bool:
+        """Say whether a scope around this one has the table and the column of ``table.column``: no field of a column here, then."""
+        scope = self.parent
+        while scope is not None:
+            binding = scope.binding(path[0])
+            if binding and binding.relation.flow_of(path[1]) is not None:
+                return True
+            scope = scope.parent
+        return False
 
     def _as_table_column(self, path: Sequence[str]) -> Flow | None:
         """Look for ``table.column``, also behind a schema's or a catalogue's name, and with fields behind it."""
         for place in range(len(path) - 1):
             binding = self.binding(path[place])
             if binding and (flow := binding.relation.flow_of(path[place + 1])) is not None:
-                return flow
+                return flow.field(path[place + 2 :])
             if binding and binding.relation.more:
                 return opaque(binding.relation.more)
         return None
@@ -188,13 +222,16 @@ class Scope:
         if expression is None:
             return None
         try:
-            return self.flow_of(expression, self)
+            return self.flow_of(expression, self).field(path[1:])
         finally:
             self.aliases[path[0].lower()] = expression
 
     def _as_row(self, path: Sequence[str]) -> Flow | None:
         binding = self.binding(path[0]) if len(path) == 1 else None
-        return binding.relation.flow if binding else None
+        if binding is None:
+            return None
+        more = binding.relation.more
+        return struct((c.name, c.flow) for c in binding.relation.columns) | (opaque(more) if more else CONSTANT)
 
     def _as_unknown(self, path: Sequence[str]) -> Flow | None:
         if len(path) > 1 and self.binding(path[0]):

@@ -94,6 +94,8 @@ def _items(select: exp.Select, scope: Scope) -> Iterator[_Item]:
             yield from _starred(node, inner, scope)
         elif isinstance(node, exp.Alias):
             yield _Item(node.alias, node.this)
+        elif isinstance(node, exp.Explode) and (fields := flow_of(node.this, scope).fields):
+            yield from (_Item(name, known=flow) for name, flow in fields)
         elif node.find(exp.Columns, exp.Star) and not node.find(exp.Count, exp.Query):
             yield _Item("*", known=opaque(f"columns chosen by {node.sql('duckdb')}"))
         else:
@@ -122,7 +124,11 @@ def _star_columns(node: exp.Expr, scope: Scope) -> Iterator[Column]:
     table = node.args["table"].name
     binding = scope.binding(table)
     if binding is None:
-        yield Column("*", opaque(f"{table}.* is not a table of this query"))
+        flow = scope.known([part.name for part in node.parts[:-1]]) if isinstance(node, exp.Column) else None
+        fields = flow.fields if flow else ()
+        yield from (Column(name, inner) for name, inner in fields)
+        if not fields:
+            yield Column("*", opaque(f"{table}.* is not a table of this query"))
         return
     yield from binding.relation.columns
     if binding.relation.more:
@@ -157,9 +163,8 @@ def _distinct(select: exp.Select, items: Sequence[_Item], relation: Relation, sc
         return replace(relation, rows=relation.rows | relation.flow.deciding("distinct"))
     numbered = ((key, _number(key, items)) for key in distinct.args["on"].expressions)
     keys = [key if place is None else items[place].node or key for key, place in numbered]
-    order = _order(select, relation, scope).deciding(
-        "sort"
-    )  # decides which row of a key is left, and so all but the key
+    # the order decides which row of a key is left, and so all but the key
+    order = union(flow for _, flow in _sort_keys(select, relation, scope)).deciding("sort")
     columns = tuple(
         column if item.node in keys else Column(column.name, column.flow | order)
         for item, column in zip(items, relation.columns, strict=True)
@@ -169,26 +174,43 @@ def _distinct(select: exp.Select, items: Sequence[_Item], relation: Relation, sc
 
 
 def _limited(node: exp.Expr, relation: Relation, scope: Scope) -> Relation:
-    """Return the rows that LIMIT and OFFSET leave: what they are ordered by decides which."""
+    """Return the rows that LIMIT and OFFSET leave: what they are ordered by decides which, and so the values, not how many.
+
+    A column that is itself a key is decided by the keys up to it: how ties in it are broken does not change which of its values are left.
+    """
     limits = [node.args[name] for name in ("limit", "offset") if node.args.get(name) is not None]
     if not limits:
         return relation
     computed = union(flow_of(limit, scope) for limit in limits).deciding("limit")
-    return replace(relation, rows=relation.rows | _order(node, relation, scope).deciding("sort") | computed)
+    keys = _sort_keys(node, relation, scope)
+    flows = [flow.deciding("sort") for _, flow in keys]
+    places = [place for place, _ in keys]
+    columns = tuple(
+        Column(column.name, column.flow | union(flows[: places.index(place) + 1] if place in places else flows))
+        for place, column in enumerate(relation.columns)
+    )
+    return replace(relation, columns=columns, rows=relation.rows | computed)
 
 
-def _order(node: exp.Expr, relation: Relation, scope: Scope) -> Flow:
+def _sort_keys(node: exp.Expr, relation: Relation, scope: Scope) -> list[tuple[int | None, Flow]]:
+    """Return the keys of ORDER BY: the place of the output that each is, None for another expression, and its flow."""
     order = node.args.get("order")
-    return CONSTANT if order is None else union(_sort_key(key.this, relation, scope) for key in order.expressions)
+    keys = [key.this for key in order.expressions] if order else []
+    if any(isinstance(key, exp.Var) and key.name.upper() == "ALL" for key in keys):
+        return [(place, column.flow) for place, column in enumerate(relation.columns)]
+    places = [_sorted_output(key, relation) for key in keys]
+    return [
+        (place, flow_of(key, scope) if place is None else relation.columns[place].flow)
+        for place, key in zip(places, keys, strict=True)
+    ]
 
 
-def _sort_key(key: exp.Expr, relation: Relation, scope: Scope) -> Flow:
-    if isinstance(key, exp.Var) and key.name.upper() == "ALL":
-        return relation.flow
-    if isinstance(key, exp.Column) and len(key.parts) == 1 and (flow := relation.flow_of(key.name)) is not None:
-        return flow
-    place = _number(key, relation.columns)
-    return flow_of(key, scope) if place is None else relation.columns[place].flow
+def _sorted_output(key: exp.Expr, relation: Relation) -> int | None:
+    """Return the place of the output that a key means by its name or its number; None for another expression."""
+    if isinstance(key, exp.Column) and len(key.parts) == 1:
+        names = [column.name.lower() for column in relation.columns]
+        return names.index(key.name.lower()) if key.name.lower() in names else None
+    return _number(key, relation.columns)
 
 
 # --- FROM ----------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from functools import singledispatch
 
 from sqlglot import exp
 
-from lineage.columns.flow import CONSTANT, Binding, Column, Flow, Relation, Scope, opaque, union
+from lineage.columns.flow import CONSTANT, Binding, Column, Flow, Relation, Scope, opaque, struct, union
 
 # Aggregates of DuckDB that the parser does not know as such: `duckdb_functions()` where function_type is 'aggregate'.
 _AGGREGATES = frozenset(
@@ -34,7 +34,12 @@ def flow_of(node: exp.Expr, scope: Scope) -> Flow:
         node: The expression.
         scope: What its names mean.
     """
-    return union(flow_of(child, scope) for child in node.iter_expressions())
+    return _parts(node, scope)
+
+
+def _parts(node: exp.Expr, scope: Scope) -> Flow:
+    """Return all that the expression is made from, in whatever way."""
+    return union(flow_of(child, scope) for child in node.iter_expressions()).whole()
 
 
 def is_aggregate(node: exp.Expr) -> bool:
@@ -62,7 +67,8 @@ def rows_made(node: exp.Expr, scope: Scope) -> Flow:
         return CONSTANT
     if isinstance(node, exp.Explode | exp.Unnest):
         lists = node.expressions if isinstance(node, exp.Unnest) else [node.this]
-        return union(flow_of(child, scope) for child in lists if not _has_fixed_length(child)).deciding("unnest")
+        flows = (flow_of(child, scope) for child in lists if not _has_fixed_length(child))
+        return union(flow for flow in flows if not flow.fields).deciding("unnest")  # a struct becomes columns, not rows
     return union(rows_made(child, scope) for child in node.iter_expressions())
 
 
@@ -84,6 +90,50 @@ def _(node: exp.Column, scope: Scope) -> Flow:
         return scope.find([part.name for part in node.parts])
     binding = scope.binding(node.table)
     return binding.relation.flow if binding else opaque(f"{node.sql()} is not a table of this query")
+
+
+@flow_of.register(exp.Paren)
+def _(node: exp.Paren, scope: Scope) -> Flow:
+    return flow_of(node.this, scope)
+
+
+@flow_of.register(exp.Struct)
+def _(node: exp.Struct, scope: Scope) -> Flow:
+    names = [field.this if isinstance(field, exp.PropertyEQ) else None for field in node.expressions]
+    if not all(isinstance(name, exp.Identifier | exp.Literal) for name in names):
+        return _parts(node, scope)
+    return struct((field.this.name, flow_of(field.expression, scope)) for field in node.expressions)
+
+
+@flow_of.register(exp.Dot)
+@flow_of.register(exp.StructExtract)
+def _(node: exp.Dot | exp.StructExtract, scope: Scope) -> Flow:
+    return _field(flow_of(node.this, scope), node.expression, scope)
+
+
+@flow_of.register(exp.Bracket)
+def _(node: exp.Bracket, scope: Scope) -> Flow:
+    if (item := _written_item(node)) is not None:
+        return flow_of(item, scope)
+    whole = flow_of(node.this, scope)
+    return _field(whole, node.expressions[0], scope) if len(node.expressions) == 1 else _parts(node, scope)
+
+
+def _written_item(node: exp.Bracket) -> exp.Expr | None:
+    """Return the item that a number picks out of a list whose items are written one by one; None when it is not so plain."""
+    number = node.expressions[0] if len(node.expressions) == 1 else None
+    if isinstance(node.this, exp.Array) and _has_fixed_length(node.this) and isinstance(number, exp.Literal):
+        place = int(number.name) if number.is_int else -1
+        items = node.this.expressions
+        return items[place] if 0 <= place < len(items) else None
+    return None
+
+
+def _field(whole: Flow, key: exp.Expr, scope: Scope) -> Flow:
+    """Return the flow of what a key picks out of a value: a field that is named, or anything of it."""
+    if isinstance(key, exp.Identifier) or (isinstance(key, exp.Literal) and key.is_string):
+        return whole.field([key.name])
+    return whole.whole() | flow_of(key, scope).whole()
 
 
 @flow_of.register(exp.Star)
@@ -146,12 +196,12 @@ def _(node: exp.Anonymous, scope: Scope) -> Flow:
         return arguments[0].deciding("conditional") | union(arguments[1:])
     if name.startswith(_CHOOSING):
         return union(arguments[:1]) | union(arguments[1:]).deciding("sort") | scope.rows
-    return union(arguments) | (scope.rows if name in _AGGREGATES else CONSTANT)
+    return union(arguments).whole() | (scope.rows if name in _AGGREGATES else CONSTANT)
 
 
 @flow_of.register(exp.AggFunc)
 def _(node: exp.AggFunc, scope: Scope) -> Flow:
-    return union(flow_of(child, scope) for child in node.iter_expressions()) | scope.rows
+    return _parts(node, scope) | scope.rows
 
 
 @flow_of.register(exp.ArgMax)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lineage.errors import InvalidQuestionError, LineageError
+from lineage.findings.feast_repairs import STORE
 from lineage.instants import instant
 
 _TYPES = {
@@ -82,6 +83,7 @@ def _registry(dump: Mapping[str, Any]) -> FeastRegistry:
     document = {
         "schema_version": 1,
         "project": project,
+        "store": STORE,
         "entities": _entities(views),
         "views": views,
         "services": services,

@@ -6,20 +6,29 @@ Versions of one model count as one: a loop most often closes over the next versi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from lineage.evaluation.evidence import Report, reports_of
+from lineage.evaluation.holdout import Effect, Holdout, read_holdouts
+from lineage.evaluation.keys import predicted_keys, shared_keys, trained_keys
+from lineage.evaluation.record import FOLDER
 from lineage.findings.finding import Finding, Parameters, Rule, Verdict
 from lineage.graph import Edge, Graph, Node
-from lineage.registry import Consumer
+from lineage.registry import Consumer, ViewVersion, view_of
 from lineage.state import State
 
 LOOP = Rule("LN450", "direct_feedback_loop", "high", "A model is trained on, or reads, what it wrote.", default=False)
 CASCADE = Rule("LN451", "correction_cascade", "medium", "A model builds on another model's predictions.", default=False)
 HIDDEN = Rule("LN452", "hidden_loop_candidate", "info", "Models act on and read the same entities.", default=False)
-RULES = (LOOP, CASCADE, HIDDEN)
+AFFECTS = Rule(
+    "LN453", "hidden_loop", "medium", "A holdout shows that a model acts on what another reads.", default=False
+)
+RULES = (LOOP, CASCADE, HIDDEN, AFFECTS)
 
 _INDIRECT = ("derives_indirect", "derives_opaque")
+_BULK = 0.5  # of a model's gain over a constant, which a score carries if it is lost without the score
 _STAGES = ("calibration", "ranking", "ensemble")  # tag ``stage``: builds on predictions on purpose
 
 
@@ -47,7 +56,7 @@ def cascades(state: State, parameters: Parameters) -> Iterator[Finding]:  # noqa
     """
     models = _collapsed(state)
     yield from _loops(models)
-    yield from _cascades(models)
+    yield from _cascades(state, models)
     yield from _hidden(state, models)
 
 
@@ -136,17 +145,43 @@ def _way(graph: Graph, start: str, end: str) -> tuple[Edge, ...]:
     return graph.way_round(node) if start == end else graph.path([node], [Node("consumer", end)]) or ()
 
 
-def _cascades(models: _Models) -> Iterator[Finding]:
+def _cascades(state: State, models: _Models) -> Iterator[Finding]:
+    reports = {report.model: report for report in reports_of(state)}
     feeding: dict[str, set[str]] = {name: set() for name in models.manifests}
     for a, reached in models.onto.items():
         for b in reached - {a}:
             feeding[b].add(a)
     for name, chain in sorted(_chains(models, feeding).items()):
         if feeding[name]:
-            yield _cascade(models, feeding, chain)
+            yield _cascade(models, feeding, chain, tuple(_carried(models, name, feeding[name], reports)))
 
 
-def _cascade(models: _Models, feeding: Mapping[str, set[str]], chain: Sequence[str]) -> Finding:
+def _carried(
+    models: _Models, name: str, feeding: Iterable[str], reports: Mapping[str, Report]
+) -> Iterator[dict[str, Any]]:
+    """Yield what each score that a model reads directly brings it, where that was evaluated."""
+    written = {view for a in feeding for manifest in models.manifests[a] for view in manifest.writes}
+    for manifest in models.manifests[name]:
+        report = reports.get(manifest.key)
+        for ref in sorted(manifest.features) if report and not report.stale else ():
+            judged = report.about(ref) if report and view_of(ref) in written else None
+            if report and judged:
+                whole = report.record_of(judged).whole_gain
+                share = {"share": judged.mean / whole, "share_lower": judged.lower / whole} if whole > 0 else {}
+                yield {"model": manifest.key, "score": ref, "worth": str(judged.worth), "gain": judged.mean, **share}
+
+
+def _carries(carried: Sequence[Mapping[str, Any]]) -> str:
+    """Say how much of a model's gain the scores carry: the bulk is more than half."""
+    known = [one for one in carried if "share" in one]
+    said = [f"{one['score']} alone carries {max(one['share'], 0.0):.0%} of what {one['model']} gains" for one in known]
+    bulk = any(one["share_lower"] > _BULK for one in known)
+    return f"{'; '.join(said)}{', the bulk of it' if bulk else ''}. " if said else ""
+
+
+def _cascade(
+    models: _Models, feeding: Mapping[str, set[str]], chain: Sequence[str], carried: Sequence[Mapping[str, Any]]
+) -> Finding:
     name = chain[-1]
     stage = next((m.tags["stage"] for m in models.manifests[name] if m.tags.get("stage") in _STAGES), "")
     alone = _is_wrapper(models, name)
@@ -160,13 +195,15 @@ def _cascade(models: _Models, feeding: Mapping[str, set[str]], chain: Sequence[s
         rule=CASCADE,
         verdict=Verdict.CLEARED if on_purpose else Verdict.FLAGGED,
         subject=f"{name} builds on {', '.join(sorted(feeding[name]))}",
-        message=f"{name} reads predictions, {len(chain) - 1} deep: {' -> '.join(chain)}. {kind}".strip() + said,
+        message=f"{name} reads predictions, {len(chain) - 1} deep: {' -> '.join(chain)}. {kind}{_carries(carried)}".strip()
+        + said,
         evidence=(
             {
                 "type": "cascade",
                 "chain": list(chain),
                 "depth": len(chain) - 1,
                 "corrects": corrected,
+                "carried": [dict(one) for one in carried],
                 "edges": [str(edge) for edge in way],
             },
         ),
@@ -204,32 +241,126 @@ def _is_wrapper(models: _Models, name: str) -> bool:
 
 
 def _hidden(state: State, models: _Models) -> Iterator[Finding]:
-    """Yield pairs without any way of data between them, of which one acts on entities that the other reads about."""
+    """Yield what holdouts say, and pairs without any way of data between them, of which one acts on entities that the other reads about."""
+    held = {(one.acts, one.reads): one for one in read_holdouts(state.path.parent / FOLDER.name, until=state.now)}
+    yield from (_held(one) for one in held.values())
     for a in sorted(models.manifests):
-        acts = _entities(state, (view for m in models.manifests[a] for view in m.writes))
+        written = _views(state, (view for m in models.manifests[a] for view in m.writes))
         for b in sorted(models.manifests):
-            if b in models.onto[a] or a == b:
+            if b in models.onto[a] or a == b or (a, b) in held:
                 continue
-            shared = acts & _entities(state, (ref.partition(":")[0] for m in models.manifests[b] for ref in m.features))
-            if shared:
-                yield _candidate(a, b, sorted(shared))
+            read = _views(state, (view_of(ref) for m in models.manifests[b] for ref in m.features))
+            if shared := {view.entity for view in written} & {view.entity for view in read}:
+                acts = [view for view in written if view.entity in shared]
+                yield _candidate(a, b, acts, _overlap(state, acts, models.manifests[b]))
 
 
-def _entities(state: State, views: Iterator[str]) -> set[str]:
-    return {view.entity for ref in views if (view := state.snapshot.views.get(ref)) is not None and view.entity}
+def _views(state: State, refs: Iterator[str]) -> list[ViewVersion]:
+    """Return the views with an entity among some references, each once."""
+    found = (state.snapshot.views.get(ref) for ref in dict.fromkeys(refs))
+    return [view for view in found if view is not None and view.entity]
 
 
-def _candidate(a: str, b: str, shared: Sequence[str]) -> Finding:
+@dataclass(frozen=True, slots=True)
+class _Overlap:
+    """Keys that one model predicted for, keys that another was trained on, and how many are both; None where files do not say."""
+
+    predicted: int | None
+    trained: int | None
+    shared: int | None
+    served: int  # rows of the shared entities that the second model was served
+
+
+def _overlap(state: State, acts: Sequence[ViewVersion], readers: Sequence[Consumer]) -> _Overlap:
+    predicted, trained, shared = 0, 0, 0
+    known = [False, False]
+    for view in acts:
+        if (keys := predicted_keys(state, view)) is None:
+            continue
+        known[0], predicted = True, predicted + keys.num_rows
+        for manifest in readers:
+            if (others := trained_keys(state, manifest, view.join_keys)) is not None:
+                known[1], trained, shared = True, trained + others.num_rows, shared + shared_keys(keys, others)
+    return _Overlap(
+        predicted if known[0] else None,
+        trained if known[1] else None,
+        shared if all(known) else None,
+        _served(state, {view.entity for view in acts}, readers),
+    )
+
+
+def _served(state: State, entities: set[str | None], readers: Sequence[Consumer]) -> int:
+    views = {ref for ref, view in state.snapshot.views.items() if view.entity in entities}
+    reads = state.usage.reads(consumers={manifest.key for manifest in readers})
+    return sum(read.entity_rows for read in reads if read.served and view_of(read.feature) in views)
+
+
+def _candidate(a: str, b: str, acts: Sequence[ViewVersion], overlap: _Overlap) -> Finding:
+    entities = sorted({str(view.entity) for view in acts})
+    apart = overlap.shared == 0
+    whole = overlap.predicted is not None and overlap.trained is not None
+    if apart:
+        said = f"So far no key is both: {overlap.predicted:,} were predicted for, and {b} was trained on {overlap.trained:,} others."
+    elif whole:
+        said = f"{overlap.shared:,} of {overlap.predicted:,} keys that it predicted for are among those that {b} was trained on."
+    else:
+        said = "Which keys they have in common is not known: " + (
+            f"{a} has written none." if overlap.predicted is None else f"no saved dataset of {b} has them."
+        )
+    more = (
+        ""
+        if apart
+        else " Whether acting on the one changes the other cannot be seen from records: only a random holdout of the first model says so."
+    )
     return Finding(
         rule=HIDDEN,
-        verdict=Verdict.UNDETERMINED,
+        verdict=Verdict.CLEARED if apart else Verdict.UNDETERMINED,
         subject=f"{a} may act on what {b} reads",
-        message=(
-            f"{a} predicts for the entity {shared[0]}, and {b} reads features of the same. Whether acting on the one changes the other "
-            "cannot be seen from records: only a random holdout of the first model says so."
-        ),
+        message=f"{a} predicts for the entity {entities[0]}, and {b} reads features of the same. {said}{more}",
         evidence=(
-            {"type": "shared_entities", "acts": a, "reads": b, "entities": list(shared), "level": "L0 candidate"},
+            {
+                "type": "shared_entities",
+                "acts": a,
+                "reads": b,
+                "entities": entities,
+                "level": "L0 candidate",
+                "keys_predicted": overlap.predicted,
+                "keys_trained_on": overlap.trained,
+                "keys_shared": overlap.shared,
+                "rows_served": overlap.served,
+            },
         ),
-        fix=f"leave the decisions of {a} to chance for a random part of {shared[0]}, and compare the features of the two parts",
+        fix=""
+        if apart
+        else f"leave the decisions of {a} to chance for a random part of {entities[0]}, then: lineage holdout {a} {b} FILE",
+    )
+
+
+def _held(holdout: Holdout) -> Finding:
+    """Say what a randomised holdout showed."""
+    changed = [effect for effect in holdout.effects if effect.affects]
+    decided = [effect for effect in holdout.effects if not effect.problem]
+    if changed:
+        said = f"{holdout.acts} affects what {holdout.reads} reads: " + "; ".join(map(_said, changed))
+    elif decided:
+        said = f"No effect of {holdout.acts} on what {holdout.reads} reads was seen; it may be as large as the bounds: "
+        said += "; ".join(map(_said, decided))
+    else:
+        said = f"The holdout of {holdout.acts} says nothing: {holdout.effects[0].problem}"
+    return Finding(
+        rule=AFFECTS,
+        verdict=Verdict.FLAGGED if changed else Verdict.UNDETERMINED,
+        subject=f"{holdout.acts} acts on what {holdout.reads} reads",
+        message=f"{said}. The arms were made by: {holdout.randomised_by}.",
+        evidence=({"type": "holdout", "level": "L3 randomised", **holdout.document()},),
+        fix=f"train {holdout.reads} on rows that {holdout.acts} did not decide about, or keep the holdout"
+        if changed
+        else "",
+    )
+
+
+def _said(effect: Effect) -> str:
+    return (
+        f"{effect.outcome} by {effect.difference:.3g} ({effect.lower:.3g} to {effect.upper:.3g} at 95 %, p = {effect.p:.2g}, "
+        f"{effect.treated:,} treated and {effect.control:,} others)"
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from lineage.evaluation.data import Data
-from lineage.evaluation.dependence import Dependence, Determined, dependence_of
+from lineage.evaluation.dependence import Dependence, Determined, Hindsight, dependence_of, hindsight
 from lineage.evaluation.evidence import Report, data_of, reports_of
 from lineage.evaluation.verdicts import Worth
 from lineage.findings.finding import Finding, Parameters, Rule, Verdict
@@ -19,26 +19,30 @@ from lineage.state import State
 
 CORRELATED = Rule("LN430", "correlated_features", "low", "Inputs of a model say the same.", default=False)
 DEAD = Rule("LN431", "dead_column", "low", "An input of a model has one value, or hardly any.", default=False)
-RULES = (CORRELATED, DEAD)
+HINDSIGHT = Rule("LN432", "after_the_fact", "high", "An input seems known only once the outcome is.", default=False)
+RULES = (CORRELATED, DEAD, HINDSIGHT)
 
 _USELESS = (Worth.NEGLIGIBLE, Worth.HARMFUL)
 
 
-def correlated_features(state: State, parameters: Parameters) -> Iterator[Finding]:  # noqa: ARG001 - the form of every finding
+def correlated_features(state: State, parameters: Parameters) -> Iterator[Finding]:
     """Yield a finding per group of dependent inputs of each model, and per input that never changes.
 
     Args:
         state: The registry, the saved datasets and the evaluation records.
-        parameters: Nothing of it is used.
+        parameters: The `models` that are looked at.
     """
     reports = {report.model: report for report in reports_of(state)}
     for manifest in state.snapshot.consumers.values():
-        if manifest.kind != "model" or (data := data_of(state, manifest)) is None or not data.features:
+        if manifest.kind != "model" or not parameters.looks_at(manifest.key):
+            continue
+        if (data := data_of(state, manifest)) is None or not data.features:
             continue
         found = dependence_of(data)
         for cluster in found.clusters:
             yield _finding(state, manifest, data, found, cluster, reports.get(manifest.key))
         yield from _dead(manifest, data, found)
+        yield from (_too_late(manifest, data, one) for one in hindsight(data))
 
 
 def _finding(
@@ -76,6 +80,7 @@ def _finding(
                 "lineage": _ancestry(state, refs),
                 "readers": _readers(state, refs),
                 "negligible": useless,
+                "null_together": [list(group) for group in found.null_together if set(group) & set(cluster)],
             },
         ),
         fix=f"lineage removable {manifest.key}" if verdict is Verdict.FLAGGED else "",
@@ -124,3 +129,31 @@ def _dead(manifest: Consumer, data: Data, found: Dependence) -> Iterator[Finding
             fix=f"take {ref} out of reads of {manifest.key}, or find out why it is so",
             features=(ref,),
         )
+
+
+_SIGNS = {
+    "missing with the label": "{ref} is null where {label} is not known yet (correlation {strength:.2f})",
+    "says the label": "{ref} says at least {strength:.1%} of {label} by itself",
+}
+
+
+def _too_late(manifest: Consumer, data: Data, one: Hindsight) -> Finding:
+    ref = data.refs.get(one.column, one.column)
+    said = _SIGNS[one.sign].format(ref=ref, label=data.label, strength=one.strength)
+    return Finding(
+        rule=HINDSIGHT,
+        verdict=Verdict.FLAGGED,
+        subject=f"{manifest.key} reads {ref} after the fact",
+        message=f"{said} in {data.name}: it seems to become known with the outcome, too late for {manifest.key} to predict by.",
+        evidence=(
+            {
+                "type": "hindsight",
+                "column": one.column,
+                "sign": one.sign,
+                "strength": one.strength,
+                "digest": data.digest,
+            },
+        ),
+        fix=f"say when {ref} became known (created_timestamp of its source), or take it out of reads of {manifest.key}",
+        features=(ref,),
+    )

@@ -126,6 +126,7 @@ class Parameters:
         suppressions: Findings that do not count for a while.
         baseline: Identities of findings that were there before anybody checked; they do not count.
         pinned_days: A manifest may stay with an old version for so many days.
+        models: Keys of the models whose rows are looked at; empty is all.
     """
 
     minimum_days: float = 0.0
@@ -134,3 +135,8 @@ class Parameters:
     suppressions: tuple[Suppression, ...] = ()
     baseline: frozenset[str] = frozenset()
     pinned_days: float = 30.0
+    models: frozenset[str] = frozenset()
+
+    def looks_at(self, model: str) -> bool:
+        """Say whether the rows of a model are looked at."""
+        return not self.models or model in self.models

@@ -37,11 +37,12 @@ def legacy_features(state: State, parameters: Parameters) -> Iterator[Finding]:
 
     Args:
         state: The registry with its history, the saved datasets and the evaluation records.
-        parameters: `pinned_days` that a manifest may stay with an old version.
+        parameters: `pinned_days` that a manifest may stay with an old version, and the `models` whose rows are looked at.
     """
     reports = {report.model: report for report in reports_of(state)}
     for manifest in state.snapshot.consumers.values():
-        pairs = tuple(successors(state, manifest)) if manifest.kind == "model" else ()
+        looked_at = manifest.kind == "model" and parameters.looks_at(manifest.key)
+        pairs = tuple(successors(state, manifest)) if looked_at else ()
         if pairs and (data := data_of(state, manifest)) is not None:
             yield from _legacy(state, manifest, pairs, data, reports.get(manifest.key))
     yield from _stale_pins(state, parameters.pinned_days * DAY)

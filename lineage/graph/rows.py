@@ -135,17 +135,14 @@ class Rows:
         while len(frontier):
             if passes is not None and levels:
                 frontier = frontier[passes[frontier] != 0]
-            found = gather(frontier, walk.moment)
-            found = found[seen[found] == 0]
-            if not len(found):
+            following = _unseen(gather(frontier, walk.moment), seen, last)
+            if not len(following):
                 break
             if len(levels) == walk.depth:
                 truncated = True
                 break
-            seen[found] = 1
-            place = np.arange(len(found), dtype=np.int32)
-            last[found] = place  # of equal numbers the last one stays, and is the one that counts
-            frontier = found[last[found] == place]
+            seen[following] = 1
+            frontier = following
             levels.append(frontier)
         if not levels:
             return Reached([], [], truncated)
@@ -177,6 +174,21 @@ class Rows:
             return found
 
         return gather
+
+
+def _unseen(found: NDArray[Any], seen: NDArray[Any], last: NDArray[Any]) -> NDArray[Any]:
+    """Return the numbers among those found that were not seen yet, once each; `last` is room for a number a node."""
+    import numpy as np
+
+    if len(found) > len(seen) // 32:  # for many, a mark on every node costs less than a look at every number
+        marked = np.zeros(len(seen), np.uint8)
+        marked[found] = 1
+        return np.flatnonzero(marked > seen)
+    found = found[seen[found] == 0]
+    place = np.arange(len(found), dtype=np.int32)
+    last[found] = place  # of equal numbers the last one stays, and is the one that counts
+    unseen: NDArray[Any] = found[last[found] == place]
+    return unseen
 
 
 def as_array(values: Any) -> NDArray[Any]:

@@ -10,9 +10,11 @@ from pathlib import Path
 
 from lineage.scan.calls import SQL
 from lineage.scan.files import Modules, SourceFile, files_of, that_may_read
-from lineage.scan.interpreter import Interpreter, Sighting, TooInvolvedError
+from lineage.scan.following import Sighting
+from lineage.scan.interpreter import Interpreter
 from lineage.scan.notebooks import Cell, Notebook, read_notebook
 from lineage.scan.references import Confidence, Findings, Reference, Scan, Unread, Unresolved
+from lineage.scan.run import TooInvolvedError
 from lineage.scan.settings import settings_in
 from lineage.scan.statements import tables_in
 from lineage.scan.values import HOLE, Foreign, Service, Text

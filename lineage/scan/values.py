@@ -224,6 +224,8 @@ Value = tuple[Atom, ...]
 
 def joined(*values: Value) -> Value:
     """Return what is one of several values."""
+    if len(values) == 1 and len(values[0]) <= 1:  # most often
+        return values[0]
     found: dict[Any, Atom] = {}
     for value in values:
         for atom in value:

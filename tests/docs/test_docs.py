@@ -10,9 +10,9 @@ import pytest
 from typer.main import get_command
 
 from featurestore import config, definitions
-from featurestore.cli import app as featurestore_app
+from featurestore.cli import commands as featurestore_commands
 from featurestore.store import FeatureStore
-from lineage.cli import app as lineage_app
+from lineage.cli import commands as lineage_commands
 from lineage.findings import FINDINGS, RULES
 
 ROOT = Path(__file__).parents[2]
@@ -20,7 +20,7 @@ DOCS = ROOT / "docs"
 PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
 LINK = re.compile(r"(?<!!)\[[^\]\n]*\]\(([^)\s]+)\)")
 FENCE = re.compile(r"^ *```.*?^ *```", re.DOTALL | re.MULTILINE)
-APPS = {"featurestore": featurestore_app, "lineage": lineage_app}
+APPS = {"featurestore": featurestore_commands(), "lineage": lineage_commands()}
 
 
 def reference(name):

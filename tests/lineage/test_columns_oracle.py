@@ -71,6 +71,31 @@ def test_every_query_of_the_grammar_is_followed_to_columns_that_exist(seed):
         assert found.rows <= output.indirect
 
 
+BEYOND_THE_GRAMMAR = [
+    "SELECT aid, v FROM a QUALIFY row_number() OVER (PARTITION BY k ORDER BY ts, aid) = 1",
+    "SELECT aid, first_value(v) OVER (PARTITION BY k ORDER BY w, aid) AS o FROM a",
+    "SELECT k, s, sum(v) AS o FROM a GROUP BY GROUPING SETS ((k, s), (k), ())",
+    "SELECT aid, st.q AS o FROM (SELECT aid, {'p': v, 'q': w} AS st FROM a)",
+    "SELECT aid, st.* FROM (SELECT aid, {'p': v, 'q': w} AS st FROM a)",
+    "SELECT aid, unnest({'p': v, 'q': w}) FROM a",
+    "SELECT aid, [v, w][2] AS o FROM a",
+    "SELECT aid, list_transform([v, w], lambda e: e * 2) AS o FROM a",
+    "SELECT v, w FROM a ORDER BY w NULLS LAST, aid LIMIT 3",
+    "SELECT aid, q.x FROM a, LATERAL (SELECT x FROM b WHERE b.k = a.k ORDER BY y DESC NULLS LAST, bid LIMIT 1) AS q",
+    "SELECT aid, x.v AS o FROM a AS x WHERE EXISTS (FROM b WHERE b.k = x.k)",
+    "SELECT aid, v FROM a WHERE (k, s) IN (SELECT k, s2 FROM b WHERE x > 1500)",
+]
+
+
+@pytest.mark.parametrize("sql", BEYOND_THE_GRAMMAR)
+def test_forms_that_the_grammar_does_not_make(sql):
+    found = resolve(sql, column_queries.TABLES)
+    anchor = next((place for place, output in enumerate(found.outputs) if output.name == "aid"), None)
+    verdict = watch_and_judge(sql, found, column_queries.SCHEMA, rows=10, anchor=anchor, seed=3, least=2, most=60)
+    assert not verdict.opaque
+    assert not misses(verdict)
+
+
 # --- the judge finds faults --------------------------------------------------------------------------------------
 
 JOINED = """

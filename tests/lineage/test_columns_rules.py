@@ -40,6 +40,18 @@ RULES = {
     "SELECT b.* FROM a, b": ["k: b.k", "w: b.w", "bt: b.bt"],
     "SELECT k_1 FROM (SELECT a.k, b.k FROM a, b)": ["k_1: b.k"],
     "SELECT y FROM (SELECT k, v FROM a) AS q(x, y)": ["y: a.v"],
+    # structs and lists
+    "SELECT {'p': v, 'q': s}.p AS x FROM a": ["x: a.v"],
+    "SELECT st.Q AS x, st['p'] AS y FROM (SELECT {'p': v, 'q': s} AS st FROM a)": ["x: a.s", "y: a.v"],
+    "SELECT struct_extract(struct_pack(p := v, q := s), 'q') AS x FROM a": ["x: a.s"],
+    "SELECT q.st.p.r AS x FROM (SELECT {'p': {'r': v, 'u': k}, 'q': s} AS st FROM a) AS q": ["x: a.v"],
+    "SELECT st.* FROM (SELECT {'p': v, 'q': s} AS st FROM a)": ["p: a.v", "q: a.s"],
+    "SELECT unnest({'p': v, 'q': s}) FROM a": ["p: a.v", "q: a.s"],
+    "SELECT (row).v AS x FROM (SELECT a AS row FROM a)": ["x: a.v"],
+    "SELECT (CASE WHEN k = 'x' THEN {'p': v} ELSE {'p': s} END).p AS x FROM a": ["x: a.s, a.v | a.k (conditional)"],
+    "SELECT some_function({'p': v, 'q': s}).p AS x FROM a": ["x: a.s, a.v"],
+    "SELECT st.p AS x FROM t": ["x: t.st"],
+    "SELECT [v, s][2] AS x, [v, s][n] AS y FROM a, t": ["x: a.s", "y: a.s, a.v, t.n"],
     # conditions decide
     "SELECT CASE WHEN k = 'x' THEN v ELSE s END AS x FROM a": ["x: a.s, a.v | a.k (conditional)"],
     "SELECT CASE k WHEN s THEN v END AS x FROM a": ["x: a.v | a.k (conditional), a.s (conditional)"],
@@ -109,7 +121,13 @@ RULES = {
     "SELECT v FROM a ORDER BY ts": ["v: a.v"],
     "SELECT v FROM a ORDER BY ts LIMIT 3": ["v: a.v | a.ts (sort)"],
     "SELECT s AS v FROM a ORDER BY v LIMIT 3": ["v: a.s | a.s (sort)"],
-    "SELECT v, s FROM a ORDER BY ALL LIMIT 3": ["v: a.v | a.s (sort), a.v (sort)", "s: a.s | a.s (sort), a.v (sort)"],
+    "SELECT v, s FROM a ORDER BY ALL LIMIT 3": ["v: a.v | a.v (sort)", "s: a.s | a.s (sort), a.v (sort)"],
+    "SELECT v, s, k FROM a ORDER BY s, v LIMIT 3": [
+        "v: a.v | a.s (sort), a.v (sort)",
+        "s: a.s | a.s (sort)",
+        "k: a.k | a.s (sort), a.v (sort)",
+    ],
+    "SELECT v, q.w FROM a, LATERAL (SELECT w FROM b ORDER BY bt LIMIT 1) AS q": ["v: a.v", "w: b.w | b.bt (sort)"],
     "SELECT v FROM a LIMIT (SELECT max(z) FROM c)": ["v: a.v | c.z (limit)"],
     # subqueries
     "SELECT (SELECT max(w) FROM b WHERE b.k = a.k) AS x FROM a": ["x: b.w | a.k (filter), b.k (filter)"],
@@ -117,6 +135,7 @@ RULES = {
     "SELECT v FROM a WHERE EXISTS (SELECT w FROM b WHERE b.k = a.k ORDER BY bt)": [
         "v: a.v | a.k (filter), b.k (filter)"
     ],
+    "SELECT v FROM a AS w WHERE EXISTS (FROM b WHERE b.k = w.k)": ["v: a.v | a.k (filter), b.k (filter)"],
     "SELECT v FROM a WHERE EXISTS (SELECT max(w) FROM b WHERE b.k = 'x')": ["v: a.v"],
     "SELECT v > ALL (SELECT z FROM c) AS x FROM a": ["x: a.v | c.z (subquery)"],
     "SELECT (SELECT k) AS x FROM a": ["x: a.k"],

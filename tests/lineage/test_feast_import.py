@@ -233,3 +233,17 @@ def test_the_registry_that_real_feast_writes_is_the_one_kept_here(tmp_path, regi
     run(programs / "python", "-c", REAL, ".")
     found = read_feast(read_repository(folder, str(programs / "python")))
     assert found.document == registry.document
+
+
+def test_findings_are_repaired_as_feast_is(ask):
+    """No fix names a command, or a line of a file, that a project of Feast does not have."""
+    lineage = ask(
+        (1, {"features": ["driver_statistics:cancelled"], "feature_service": "arrival_v1", "principal": "arrival-svc"}),
+        (1, {"features": ["driver_statistics:rate"], "principal": "somebody"}),
+        (1, {"features": ["driver_statistics:rate"]}),
+    )
+    fixes = {finding.rule.code: finding.fix for finding in lineage.check().flagged()}
+    assert not [fix for fix in fixes.values() if "featurestore" in fix or "features.py" in fix or "(reads=" in fix]
+    assert fixes["LN105"] == 'add driver_statistics[["cancelled"]] to its FeatureService, then `feast apply`'
+    assert "feature_store.yaml" in fixes["LN101"]
+    assert "then `feast apply`" in fixes["LN201"]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
-from lineage.cli import app, main
+from lineage.cli import commands, main
 
 GOLDEN = Path(__file__).parent / "golden"
 AS_OF = "2026-06-01T00:00:00Z"
@@ -181,29 +181,58 @@ def test_an_interrupt_is_130(project, run, monkeypatch):
     assert run("consumers")[0] == 130
 
 
-def test_neither_help_nor_a_question_imports_anything_heavy(busy):
+def loaded(*arguments):
+    """Run a command in a new process; return the names of the modules it imported."""
     code = (
         "import sys\nfrom lineage.cli import main\n"
         "try: main(sys.argv[1:])\nexcept SystemExit: pass\n"
-        "print(*{name.partition('.')[0] for name in sys.modules}, file=sys.stderr)"
+        "print(*sys.modules, file=sys.stderr)"
     )
-    for arguments in (
-        ["--help"],
-        ["check", "--project", str(busy.folder)],
-        ["impact", "weather", "--project", str(busy.folder)],
-    ):
-        done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
-        loaded = set(done.stderr.split())
-        assert done.stdout
-        assert "lineage" in loaded
-        assert loaded.isdisjoint(HEAVY | {"featurestore"})
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
+    assert done.stdout, done.stderr
+    return set(done.stderr.splitlines()[-1].split())
+
+
+def test_help_imports_nothing_heavy():
+    assert loaded("--help").isdisjoint(HEAVY | {"featurestore"})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["consumers"], "reading"),
+        (["impact", "weather"], "reading"),
+        (["usage", "weather"], "reading"),
+        (["upstream", "delay_model@1", "--depth", "2"], "walking"),
+        (["check"], "checking"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else None,
+)
+def test_a_question_loads_its_part_and_no_other(busy, arguments, part):
+    names = loaded(*arguments, "--project", str(busy.folder))
+    parts = {name.removeprefix("lineage.cli.") for name in names if name.startswith("lineage.cli.")}
+    assert parts == {"start", "terminal", part}
+    assert names.isdisjoint(HEAVY | {"pydantic", "asyncio", "featurestore"})
+    assert ("lineage.findings.checking" in names) == (part == "checking")
 
 
 def test_help_lists_every_command(capsys):
     with pytest.raises(SystemExit):
         main(["--help"])
     shown = capsys.readouterr().out
-    names = set(get_command(app).commands)
+    names = set(get_command(commands()).commands)
     expected = "consumers upstream downstream path impact usage check explain declare diff export"
     assert names >= set(expected.split())
     assert all(f"  {name} " in shown for name in names)
+
+
+def test_a_version_in_flight_is_named_where_its_view_is_asked_about(project, document, run):
+    rollout = {"to": 2, "kind": "canary", "share": 0.1, "moves": ["delay"]}
+    views = document["views"] | {"weather": document["views"]["weather"] | {"rollout": rollout}}
+    project.commit(document | {"views": views}, revision=2)
+    said = "In flight: weather@v2 is read by 10 % of the keys, with delay"
+    for command in (["consumers", "weather@v1:temp"], ["consumers"], ["impact", "weather@v1:temp"]):
+        assert said in run(*command, as_of=None)[1]
+        asked = json.loads(run(*command, "--format", "json", as_of=None)[1])
+        assert asked["rollouts"] == [{"view": "weather@v2", **{k: rollout[k] for k in ("kind", "share", "moves")}}]
+    assert "In flight" not in run("consumers", "plane@v1:seats", as_of=None)[1]

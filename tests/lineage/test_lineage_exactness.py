@@ -5,7 +5,8 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lineage.findings import Parameters, undeclared_consumers
+from lineage.findings import Parameters
+from lineage.findings.undeclared_consumers import undeclared_consumers
 from lineage.registry import Binding, Consumer, Snapshot
 from lineage.state import State
 from lineage.usage import Reads, Segment, Usage

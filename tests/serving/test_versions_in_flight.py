@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
 from featurestore import Entity, Feature, FeatureService, FeatureStore, FeatureView, PushSource
-from featurestore.cli import app
+from featurestore.cli import commands
 from featurestore.errors import FailedPreconditionError, FeatureStoreError, InvalidArgumentError, NotFoundError
 from featurestore.online.rollout import is_moved
 from featurestore.registry.rollout import shown
@@ -245,14 +245,14 @@ def test_the_commands_begin_a_rollout_and_show_it(tmp_path):
     run = CliRunner().invoke
 
     def listed():
-        views = json.loads(run(app, ["list", "--project", str(tmp_path), "--format", "json"]).stdout)
+        views = json.loads(run(commands(), ["list", "--project", str(tmp_path), "--format", "json"]).stdout)
         return [row["read_as"] for row in views["rows"]]
 
-    assert run(app, ["promote", "profile@v2", "--canary", "10%", "--project", str(tmp_path)]).exit_code == 0
+    assert run(commands(), ["promote", "profile@v2", "--canary", "10%", "--project", str(tmp_path)]).exit_code == 0
     assert listed() == ["current", "10% of keys"]
-    assert run(app, ["promote", "profile@v2", "--shadow", "--project", str(tmp_path)]).exit_code == 0
+    assert run(commands(), ["promote", "profile@v2", "--shadow", "--project", str(tmp_path)]).exit_code == 0
     assert listed() == ["current", "compared in the shadow"]
-    assert run(app, ["promote", "profile@v1", "--project", str(tmp_path)]).exit_code == 0
+    assert run(commands(), ["promote", "profile@v1", "--project", str(tmp_path)]).exit_code == 0
     assert listed() == ["current", ""]
 
 
