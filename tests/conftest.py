@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -16,6 +17,7 @@ from small_project import FEATURES, NOON
 if TYPE_CHECKING:
     from postgres_server import PostgresServer
 
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # trainings of several workers share the cores
 settings.register_profile(
     "suite", deadline=None, print_blob=True
 )  # no test asserts a time; a failure says how to repeat it

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from ledger import EVALUATION, Ledger, code_of
 from sklearn.linear_model import Ridge
 from sklearn.metrics import adjusted_rand_score
 
@@ -19,6 +21,7 @@ from lineage.evaluation.running import Drop, Evaluation
 from lineage.evaluation.succession import succession
 from lineage.evaluation.training import EstimatorTrainer
 
+DECIDES = ("removal", "smallest", "dependence", "succession", "intervals", "losses", "folds", "fits", "training")
 EPSILON = 0.02
 DAY = 86_400_000_000
 
@@ -64,7 +67,7 @@ def removal(rng: np.random.Generator, *, bundle: bool = False) -> tuple[bool, bo
     gone = {drop.name for drop in found.proposed}
     joint = sum(weight.get(name, 0) ** 2 for name in gone) + (0.35**2 if {"copy_a", "copy_b"} <= gone else 0)
     both = {"copy_a", "copy_b"} <= gone or {"idle_a", "idle_b"} <= gone
-    return found.removable, joint < EPSILON, found.removable and both
+    return found.removable, bool(joint < EPSILON), found.removable and both
 
 
 LEGACY_PLANTS = ("rescaled", "noisy", "monotone")
@@ -96,7 +99,7 @@ def legacy(kind: str, rng: np.random.Generator) -> bool:
         at = pa.array(day * DAY, pa.timestamp("us", "UTC"))
         columns = {"older": older, "newer": pa.array(newer, from_pandas=True), "y": rng.normal(size=size)}
         found = succession(rows(Path(folder), **columns, at=at), "older", "newer")
-    return found.redundant and found.complete
+    return bool(found.redundant and found.complete)
 
 
 def blocks(rng: np.random.Generator) -> float:
@@ -121,18 +124,23 @@ def blocks(rng: np.random.Generator) -> float:
     return float(adjusted_rand_score(truth, [label.get(name, 100 + place) for place, name in enumerate(columns)]))
 
 
-def measure(runs: int, seed: int) -> dict[str, float]:
+def ledger(seed: int, folder: Path | None) -> Ledger:
+    """Return where results on inputs are kept."""
+    return Ledger(seed, folder, code_of((*(EVALUATION / f"{name}.py" for name in DECIDES), Path(__file__))))
+
+
+def measure(runs: int, kept: Ledger) -> dict[str, float]:
     """Return the scores of all of them over some runs."""
-    gone = [removal(np.random.default_rng([seed, 1, run])) for run in range(runs)]
-    part = [removal(np.random.default_rng([seed, 2, run]), bundle=True) for run in range(runs)]
+    gone = kept.results("removable", runs, removal)
+    part = kept.results("bundle", runs, partial(removal, bundle=True))
     kinds = [
-        (kind, legacy(kind, np.random.default_rng([seed, 3, run])))
-        for run in range(runs)
+        (kind, flagged)
         for kind in LEGACY_PLANTS + LEGACY_DECOYS
+        for flagged in kept.results(f"legacy, {kind}", runs, partial(legacy, kind))
     ]
     told = [kind for kind, flagged in kinds if flagged]
     right = sum(kind in LEGACY_PLANTS for kind in told)
-    indices = [blocks(np.random.default_rng([seed, 4, run])) for run in range(max(2, runs // 4))]
+    indices = kept.results("clusters", max(2, runs // 4), blocks)
     return {
         "runs": runs,
         "removable: share of groups called so": np.mean([called for called, _, _ in gone]).item(),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from cases import EPSILON, FOLDS, correlated, unique_share
@@ -16,16 +16,12 @@ RATIOS = (0.0, 0.0, 0.0, 0.0, 0.25, 0.25, 1.0, 1.0, 2.0, 2.0, 4.0, 4.0)
 RULES = ("ours", "unused for 90 days", "permutation importance < epsilon", "t-test not significant", "VIF > 10")
 
 
-@dataclass(frozen=True)
-class Told:
-    """What each rule would remove, and what the product claims beside: numbers of features by rule."""
+def report(rows: int, rho: float, rng: np.random.Generator) -> dict[str, Any]:
+    """Draw one model of twelve features, a third of them worthless.
 
-    removed: dict[str, set[int]]
-    material: set[int]
-
-
-def report(rows: int, rho: float, rng: np.random.Generator) -> Told:
-    """Draw one model of twelve features, a third of them worthless, and return what each rule says of it."""
+    Returns:
+        ``removed``: rule -> the numbers of the features it would remove; ``material``: those that the product says are needed.
+    """
     width = len(RATIOS)
     beta = np.sqrt(np.array(RATIOS) * EPSILON / unique_share(width, rho))
     features = correlated(rows, width, rho, rng)
@@ -39,16 +35,17 @@ def report(rows: int, rho: float, rng: np.random.Generator) -> Told:
     ]
     judgements = judge(measured, EPSILON)
     useless = (Worth.NEGLIGIBLE, Worth.HARMFUL)
-    return Told(
-        removed={
-            "ours": {j for j, judgement in enumerate(judgements) if judgement.worth in useless},
-            "unused for 90 days": _unused(width, rng),
-            "permutation importance < epsilon": _permuted(features, target, rng),
-            "t-test not significant": {j for j in range(width) if ttest_rel(without[j][0], full[0]).pvalue > 0.05},
-            "VIF > 10": {j for j in range(width) if np.linalg.inv(np.corrcoef(features.T))[j, j] > 10},
-        },
-        material={j for j, judgement in enumerate(judgements) if judgement.worth is Worth.MATERIAL},
-    )
+    removed = {
+        "ours": {j for j, judgement in enumerate(judgements) if judgement.worth in useless},
+        "unused for 90 days": _unused(width, rng),
+        "permutation importance < epsilon": _permuted(features, target, rng),
+        "t-test not significant": {j for j in range(width) if ttest_rel(without[j][0], full[0]).pvalue > 0.05},
+        "VIF > 10": {j for j in range(width) if np.linalg.inv(np.corrcoef(features.T))[j, j] > 10},
+    }
+    return {
+        "removed": {rule: sorted(numbers) for rule, numbers in removed.items()},
+        "material": [j for j, judgement in enumerate(judgements) if judgement.worth is Worth.MATERIAL],
+    }
 
 
 def _unused(width: int, rng: np.random.Generator) -> set[int]:

@@ -64,7 +64,7 @@ def evaluation_of(snapshot: Snapshot, project: Path, question: Question) -> Eval
         NotFoundError: There is no such model, dataset, column or feature.
         InvalidQuestionError: Something is missing, or contradicts.
     """
-    manifest = _manifest(snapshot, question.model)
+    manifest = manifest_of(snapshot, question.model)
     dataset, label = question.dataset or manifest.dataset or "", question.label or manifest.label
     if not dataset or not label:
         missing = "--dataset" if not dataset else "--label"
@@ -97,13 +97,31 @@ def evaluation_of(snapshot: Snapshot, project: Path, question: Question) -> Eval
     )
 
 
-def _manifest(snapshot: Snapshot, model: str) -> Consumer:
+def manifest_of(snapshot: Snapshot, model: str) -> Consumer:
+    """Return a manifest by its key, or by the name of a model with one version.
+
+    Raises:
+        NotFoundError: There is no such model, or it has several versions.
+    """
     if model in snapshot.consumers:
         return snapshot.consumers[model]
     versions = [key for key in snapshot.consumers if key.partition("@")[0] == model]
     if len(versions) == 1:
         return snapshot.consumers[versions[0]]
     raise NotFoundError.of("model", model, versions or snapshot.consumers)
+
+
+def model_name(snapshot: Snapshot, model: str) -> str:
+    """Return the name of a model, whatever its version.
+
+    Raises:
+        NotFoundError: There is no such model.
+    """
+    names = {manifest.name for manifest in snapshot.consumers.values() if manifest.kind == "model"}
+    name = model.partition("@")[0]
+    if name not in names:
+        raise NotFoundError.of("model", model, names)
+    return name
 
 
 def _refs(manifest: Consumer) -> frozenset[str]:

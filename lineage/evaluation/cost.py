@@ -8,12 +8,12 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
 from lineage.graph import Node
-from lineage.registry import view_of
+from lineage.registry import ViewVersion, view_of
 from lineage.state import State
 
 OFFLINE = "offline"
@@ -45,7 +45,7 @@ class Cost:
 def cost_of(state: State, ref: str) -> Cost:
     """Return what a feature costs, from the registry and the offline files."""
     view = state.snapshot.views.get(view_of(ref))
-    sizes = column_bytes(state.path.parent / OFFLINE / view.name / f"v{view.version}") if view else {}
+    sizes = column_bytes(offline_files(state, view)) if view else {}
     node = Node("feature", ref)
     upstream = state.graph.upstream((node,)).nodes if node in state.graph else ()
     owners = {state.snapshot.owner_of(view_of(n.name)) for n in (*upstream, node) if n.kind in ("feature", "view")}
@@ -61,16 +61,22 @@ def cost_of(state: State, ref: str) -> Cost:
     )
 
 
-def column_bytes(folder: Path) -> dict[str, int]:
-    """Return the compressed bytes of each top-level column in the files that the Delta log of a folder names; none without a log."""
-    import pyarrow.parquet as pq
-
+def offline_files(state: State, view: ViewVersion) -> list[Path]:
+    """Return the files that the Delta log of a view's offline table names; none without a log."""
+    folder = state.path.parent / OFFLINE / view.name / f"v{view.version}"
     if not (folder / "_delta_log").is_dir():
-        return {}
+        return []
     from deltalake import DeltaTable
 
+    return [Path(path) for path in DeltaTable(folder).file_uris()]
+
+
+def column_bytes(paths: Sequence[Path]) -> dict[str, int]:
+    """Return the compressed bytes of each top-level column in some Parquet files."""
+    import pyarrow.parquet as pq
+
     found: dict[str, int] = {}
-    for path in DeltaTable(folder).file_uris():
+    for path in paths:
         metadata = pq.read_metadata(path)
         for group in range(metadata.num_row_groups):
             for place in range(metadata.num_columns):
@@ -81,14 +87,14 @@ def column_bytes(folder: Path) -> dict[str, int]:
 
 
 @dataclass(frozen=True, slots=True)
-class ReadCost:
-    """How much longer a read takes with a feature than without.
+class TimeCost:
+    """How much longer something takes with some columns than without.
 
     Attributes:
-        median_us: Difference of the medians in microseconds.
-        low_us: The difference is above this with 95 % (order statistics of the paired differences).
-        high_us: It is below this with 95 %.
-        rounds: How many pairs of reads were timed.
+        median_us: Median of the paired differences in microseconds.
+        low_us: The difference is above this with 97.5 % (order statistics of the paired differences).
+        high_us: It is below this with 97.5 %.
+        rounds: How many pairs were timed.
     """
 
     median_us: float
@@ -96,42 +102,48 @@ class ReadCost:
     high_us: float
     rounds: int
 
+    def times(self, factor: float) -> TimeCost:
+        """Return the cost of so many times as many rows."""
+        return replace(
+            self, median_us=self.median_us * factor, low_us=self.low_us * factor, high_us=self.high_us * factor
+        )
 
-def read_cost(
-    read: Callable[[Sequence[str]], object],
-    features: Sequence[str],
+
+def time_cost(
+    run: Callable[[Sequence[str]], object],
+    everything: Sequence[str],
     dropped: Sequence[str],
     *,
     rounds: int = 200,
     seed: int = 0,
-) -> ReadCost:
-    """Replay reads with and without some features, in pairs of random order.
+) -> TimeCost:
+    """Replay something with and without some columns, in pairs of random order.
 
     Args:
-        read: Reads feature references once, e.g. ``lambda refs: client.get_online_features(refs, keys=keys)``.
-        features: All references.
-        dropped: What the shorter read leaves out.
+        run: Does it once, e.g. ``lambda refs: client.get_online_features(refs, keys=keys)``.
+        everything: All names.
+        dropped: What the shorter run leaves out.
         rounds: Pairs to time.
         seed: Of the order within pairs.
 
-    >>> cost = read_cost(lambda refs: sum(range(1000 * len(refs))), ["a", "b"], ["b"], rounds=50)
+    >>> cost = time_cost(lambda refs: sum(range(1000 * len(refs))), ["a", "b"], ["b"], rounds=50)
     >>> cost.rounds
     50
     """
-    kept = [ref for ref in features if ref not in dropped]
+    kept = [name for name in everything if name not in dropped]
     order = random.Random(seed)  # noqa: S311 - an order, no secret
     differences = []
     for _ in range(rounds):
-        both = [(features, 1.0), (kept, -1.0)]
+        both = [(everything, 1.0), (kept, -1.0)]
         order.shuffle(both)
-        differences.append(sum(sign * _timed(read, refs) for refs, sign in both))
+        differences.append(sum(sign * _timed(run, names) for names, sign in both))
     ordered = sorted(differences)
     margin = round(0.98 * rounds**0.5)  # of the sign test: 1.96 standard deviations of a binomial of one half
     low, high = max(0, rounds // 2 - margin), min(rounds - 1, rounds // 2 + margin)
-    return ReadCost(median(ordered), ordered[low], ordered[high], rounds)
+    return TimeCost(median(ordered), ordered[low], ordered[high], rounds)
 
 
-def _timed(read: Callable[[Sequence[str]], object], refs: Sequence[str]) -> float:
+def _timed(run: Callable[[Sequence[str]], object], names: Sequence[str]) -> float:
     begun = time.perf_counter_ns()
-    read(refs)
+    run(names)
     return (time.perf_counter_ns() - begun) / 1000

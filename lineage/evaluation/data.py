@@ -34,6 +34,7 @@ class Data:
         time: Column of the time of a row; empty when rows have none.
         group: Column of what rows have in common; empty when they are independent.
         refs: Column -> the feature reference it holds, where the store made the dataset.
+        missing_with_label: Feature -> correlation of its being null with the label's, over all rows; only where both ever are.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Data:
     time: str = ""
     group: str = ""
     refs: Mapping[str, str] = field(default_factory=dict)
+    missing_with_label: Mapping[str, float] = field(default_factory=dict)
 
     def matrix(self, names: Sequence[str]) -> NDArray[Any]:
         """Return features as float64 ``(rows, features)``: null is NaN, text its place in the sorted values."""
@@ -70,13 +72,14 @@ class Data:
     def target(self) -> NDArray[Any]:
         """Return the label: the number of the class as int64, or the value as float64."""
         import numpy as np
+        import pyarrow as pa
+        import pyarrow.compute as pc
 
         values = self.table[self.label]
         classes = self.classes
         if classes is None:
             return np.asarray(values.to_numpy(), np.float64)
-        place = {value: number for number, value in enumerate(classes)}
-        return np.array([place[value] for value in values.to_pylist()], np.int64)
+        return np.asarray(pc.index_in(values, pa.array(classes, values.type)), np.int64)
 
     def problem(self) -> str:
         """Return why nothing can be learnt from it; empty when something can."""
@@ -151,7 +154,7 @@ def read_data(
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    file = _located(name, project)
+    file = located(name, project)
     try:
         table = pq.read_table(file.path)
     except pa.ArrowInvalid as error:
@@ -162,24 +165,44 @@ def read_data(
     time = time or _time_of(table, file, label)
     beside = {label, time, group, *leave_out}
     labelled = table.filter(table[label].is_valid())
+    chosen = tuple(column for column in (features or tuple(file.refs) or table.column_names) if column not in beside)
     return Data(
         name=name,
         digest=file.digest or _file_digest(file.path),
         saved_at=file.saved_at,
         table=labelled,
         label=label,
-        features=tuple(
-            column for column in (features or tuple(file.refs) or table.column_names) if column not in beside
-        ),
+        features=chosen,
         unlabelled=table.num_rows - labelled.num_rows,
         time=time,
         group=group,
         refs=file.refs,
+        missing_with_label=_missing_with(table, label, chosen),
     )
 
 
+def _missing_with(table: Table, label: str, features: Sequence[str]) -> dict[str, float]:
+    import numpy as np
+
+    absent = np.asarray(table[label].is_null())
+    if not absent.any():
+        return {}
+    masks = {name: np.asarray(table[name].is_null()) for name in features if table[name].null_count}
+    return {name: mask_correlation(mask, absent) for name, mask in masks.items()}
+
+
+def mask_correlation(one: NDArray[Any], other: NDArray[Any]) -> float:
+    """Return the correlation of two masks, bool ``(rows,)``; 0 where one is the same in every row."""
+    import numpy as np
+
+    spread = float(one.std() * other.std())
+    return float((np.mean(one & other) - one.mean() * other.mean()) / spread) if spread else 0.0
+
+
 @dataclass(frozen=True, slots=True)
-class _File:
+class Located:
+    """Where the rows of a dataset are, and what its manifest says of them."""
+
     path: Path
     digest: str = ""
     saved_at: int = 0
@@ -187,19 +210,19 @@ class _File:
     refs: Mapping[str, str] = field(default_factory=dict)
 
 
-def _located(name: str, project: Path | None) -> _File:
+def located(name: str, project: Path | None) -> Located:
     """Find a Parquet file, or a dataset that the store saved, with what its manifest says."""
     if Path(name).suffix == ".parquet" or project is None:
         if not Path(name).is_file():
             raise NotFoundError(f"There is no file '{name}'.")
-        return _File(Path(name), saved_at=int(Path(name).stat().st_mtime * 1e6))
+        return Located(Path(name), saved_at=int(Path(name).stat().st_mtime * 1e6))
     folder = project / DATASETS / name
     if not (folder / "manifest.json").is_file():
         raise NotFoundError.of(
             "dataset", name, (path.parent.name for path in (project / DATASETS).glob("*/manifest.json"))
         )
     manifest: Mapping[str, Any] = json.loads((folder / "manifest.json").read_text("utf-8"))
-    return _File(
+    return Located(
         path=folder / str(manifest.get("data") or "data.parquet"),
         digest=str(manifest.get("digest") or ""),
         saved_at=int(manifest.get("saved_at") or 0),
@@ -208,7 +231,7 @@ def _located(name: str, project: Path | None) -> _File:
     )
 
 
-def _time_of(table: Table, file: _File, label: str) -> str:
+def _time_of(table: Table, file: Located, label: str) -> str:
     """Return the column of the time: what the manifest says, or the only column of a timestamp type."""
     import pyarrow as pa
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from lineage.evaluation.data import Data
+from lineage.evaluation.data import Data, mask_correlation
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -18,9 +18,14 @@ if TYPE_CHECKING:
 SAMPLE = 3000  # rows that are looked at
 STRONG = 0.7  # columns of a group depend on each other so strongly, on average
 DETERMINED = 0.95  # share of a column's variance that others explain on rows they were not fitted on
+SAME_NULLS = 0.9  # correlation of being null, from which on columns are null together
+_FEWEST_NULLS = 10  # of the sample, so that something can be said of them
 FEWEST = 100  # rows, of which a share that others explain can be said
 _MOST_DETERMINING = 3
 _PARTS = 4
+_NOTHING = 1e-6  # of the variance: a linear fit that misses no more leaves nothing to a tree
+_RIDGE = 1e-10  # per row of scaled columns, so that columns which determine each other can be solved for
+_ANYWHERE_NEAR = 0.75  # explained on one split: columns that others determine reach far more
 _WORTH_TREES = 0.92  # below, boosted trees will hardly explain nearly everything
 
 
@@ -52,6 +57,7 @@ class Dependence:
         determined: Columns that others determine.
         constant: Columns of one value alone.
         empty: Column -> share of nulls, of those with at least 99 %.
+        null_together: Groups of columns that are null in the same rows.
     """
 
     columns: tuple[str, ...]
@@ -60,6 +66,7 @@ class Dependence:
     determined: tuple[Determined, ...]
     constant: tuple[str, ...]
     empty: Mapping[str, float]
+    null_together: tuple[tuple[str, ...], ...] = ()
 
     def between(self, one: str, other: str) -> float:
         """Return how strongly two columns depend on each other."""
@@ -96,7 +103,23 @@ def dependence_of(data: Data, *, threshold: float = STRONG, seed: int = 0) -> De
             name for name, moves, share in zip(names, varies, nulls, strict=True) if not moves and share < 1
         ),
         empty={name: float(share) for name, share in zip(names, nulls, strict=True) if share >= 0.99},
+        null_together=_null_together(names, np.isnan(values)),
     )
+
+
+def _null_together(names: Sequence[str], null: NDArray[Any]) -> tuple[tuple[str, ...], ...]:
+    """Return groups of columns whose nulls are in the same rows, but for a few; each belongs to the first that it is like."""
+    groups: list[list[int]] = []
+    for place in range(len(names)):
+        if null[:, place].sum() < _FEWEST_NULLS:
+            continue
+        like = (g for g in groups if mask_correlation(null[:, g[0]], null[:, place]) >= SAME_NULLS)
+        found = next(like, None)
+        if found is None:
+            groups.append([place])
+        else:
+            found.append(place)
+    return tuple(tuple(names[place] for place in group) for group in groups if len(group) > 1)
 
 
 def _columns(data: Data, names: Sequence[str], seed: int) -> tuple[NDArray[Any], list[bool]]:
@@ -111,6 +134,60 @@ def _columns(data: Data, names: Sequence[str], seed: int) -> tuple[NDArray[Any],
         for k in (schema.field(name).type for name in names)
     ]
     return replace(data, table=data.table.take(chosen)).matrix(names), kinds
+
+
+@dataclass(frozen=True, slots=True)
+class Hindsight:
+    """A sign that a feature is known only once the outcome is.
+
+    Attributes:
+        column: The feature.
+        sign: ``missing with the label`` or ``says the label``.
+        strength: Correlation of being null; or the lower bound of the share of the label that it explains by itself.
+    """
+
+    column: str
+    sign: str
+    strength: float
+
+
+def hindsight(data: Data, *, seed: int = 0) -> tuple[Hindsight, ...]:
+    """Look for features that are known only after the fact: the first sign of each.
+
+    A feature that is missing where the outcome is missing became known with it. One that says nearly all of the label by itself is too
+    good to be known before. A time later than the row's is no sign: it may be a plan.
+
+    Args:
+        data: The rows; of the second sign a sample of `SAMPLE` is looked at.
+        seed: Of the sample.
+    """
+    found = {name: Hindsight(name, "missing with the label", value) for name, value in data.missing_with_label.items()}
+    signs = {name: one for name, one in found.items() if one.strength >= SAME_NULLS}
+    signs |= {one.column: one for one in _telling(data, seed) if one.column not in signs}
+    return tuple(signs[name] for name in data.features if name in signs)
+
+
+def _telling(data: Data, seed: int) -> list[Hindsight]:
+    import numpy as np
+
+    chosen = np.sort(np.random.default_rng(seed).permutation(data.table.num_rows)[:SAMPLE])
+    sample = replace(data, table=data.table.take(chosen))
+    if sample.problem() or len(sample.classes or ()) > 2:
+        return []
+    label = sample.target().astype(np.float64)
+    values = sample.matrix(data.features)
+    found = []
+    for place, name in enumerate(data.features):
+        known = ~np.isnan(values[:, place])
+        if (
+            known.sum() >= FEWEST
+            and np.ptp(values[known, place])
+            and not _far_off(label[known], values[known, place : place + 1])
+        ):
+            found.append(
+                Hindsight(name, "says the label", explained(label[known], values[known, place : place + 1])[1])
+            )
+    return [one for one in found if one.strength >= DETERMINED]
 
 
 def pair_strength(x: NDArray[Any], y: NDArray[Any], x_is_category: bool, y_is_category: bool) -> float:  # noqa: FBT001 - two facts of two columns
@@ -191,15 +268,34 @@ def explained(column: NDArray[Any], others: NDArray[Any], *, seed: int = 0) -> t
     if len(target) < FEWEST or total.sum() == 0:
         return 0.0, 0.0
     part = np.random.default_rng(seed).permutation(len(target)) % _PARTS
-    missed = min(
-        (_missed(fit, given, target, part) for fit in (_straight, _one_tree)), key=lambda errors: float(errors.sum())
-    )
+    missed = _missed_straight(given, target, part)
+    if missed.sum() > _NOTHING * total.sum():
+        missed = min(missed, _missed(_one_tree, given, target, part), key=lambda errors: float(errors.sum()))
     if _WORTH_TREES <= 1 - missed.sum() / total.sum() < DETERMINED:
         missed = min(missed, _missed(_trees, given, target, part), key=lambda errors: float(errors.sum()))
     share = 1 - missed.sum() / total.sum()
     influence = missed - (1 - share) * total
     error = float(np.sqrt((influence**2).sum()) / total.sum())
     return float(share), float(share - 1.645 * error)
+
+
+def _far_off(column: NDArray[Any], others: NDArray[Any]) -> bool:
+    """Say whether neither a linear fit nor one tree, on one split, comes anywhere near: then a closer look is not worth its time."""
+    import numpy as np
+
+    known = np.flatnonzero(~np.isnan(column))
+    target, given = column[known], others[known]
+    if len(target) < FEWEST:
+        return False
+    part = np.random.default_rng(0).permutation(len(target)) % _PARTS
+    train, test = part != 0, part == 0
+    spread = float(((target[test] - target[train].mean()) ** 2).sum())
+    straight = float(_missed_straight(given, target, part)[test].sum())
+    limit = (1 - _ANYWHERE_NEAR) * spread
+    return (
+        straight > limit
+        and float(((target[test] - _one_tree(given[train], target[train], given[test])) ** 2).sum()) > limit
+    )
 
 
 def _missed(
@@ -218,13 +314,28 @@ def _missed(
     return missed
 
 
-def _straight(given: NDArray[Any], target: NDArray[Any], asked: NDArray[Any]) -> NDArray[Any]:
+def _missed_straight(given: NDArray[Any], target: NDArray[Any], part: NDArray[Any]) -> NDArray[Any]:
+    """Return the squared errors of a linear fit, as `_missed`: the sums of a part, taken from those of all rows, leave the other parts'."""
     import numpy as np
 
-    def design(values: NDArray[Any]) -> NDArray[Any]:
-        return np.column_stack([np.ones(len(values)), np.nan_to_num(values, nan=0.0), np.isnan(values)])
+    design = np.column_stack([np.ones(len(target)), _scaled(np.nan_to_num(given, nan=0.0)), _scaled(np.isnan(given))])
+    y = _scaled(target[:, None])[:, 0]
+    rows = [np.flatnonzero(part == number) for number in range(_PARTS)]
+    grams = [design[test].T @ design[test] for test in rows]
+    sides = [design[test].T @ y[test] for test in rows]
+    missed = np.empty(len(target))
+    for test, gram, side in zip(rows, grams, sides, strict=True):
+        rest = sum(grams) - gram + _RIDGE * len(target) * np.eye(len(gram))
+        missed[test] = (y[test] - design[test] @ np.linalg.solve(rest, sum(sides) - side)) ** 2
+    return np.asarray(missed * target.var())
 
-    return np.asarray(design(asked) @ np.linalg.lstsq(design(given), target, rcond=None)[0])
+
+def _scaled(columns: NDArray[Any]) -> NDArray[Any]:
+    """Return columns with mean 0 and variance 1; zeros where one is constant."""
+    import numpy as np
+
+    values = columns - columns.mean(axis=0)
+    return np.asarray(values / np.where(values.std(axis=0) > 0, values.std(axis=0), 1.0))
 
 
 def _one_tree(given: NDArray[Any], target: NDArray[Any], asked: NDArray[Any]) -> NDArray[Any]:
@@ -247,7 +358,8 @@ def _determined(names: Sequence[str], values: NDArray[Any], live: Sequence[int])
     found = []
     for place in live:
         others = [other for other in live if other != place]
-        if not others or explained(values[:, place], values[:, others])[1] < DETERMINED:
+        column, given = values[:, place], values[:, others]
+        if not others or _far_off(column, given) or explained(column, given)[1] < DETERMINED:
             continue
         chosen: list[int] = []
         while len(chosen) < _MOST_DETERMINING:
@@ -285,9 +397,9 @@ def _quick(column: NDArray[Any], others: NDArray[Any]) -> float:
     width = given.shape[1]
     crossed = [given[:, i] * given[:, j] for i in range(width) for j in range(i + 1)]
     design = np.column_stack([np.ones(len(given)), given, *crossed])
-    target = column[known]
-    residual = target - design @ np.linalg.lstsq(design, target, rcond=None)[0]
-    return float(1 - residual.var() / max(target.var(), 1e-300))
+    target = _scaled(column[known][:, None])[:, 0]
+    gram = design.T @ design + _RIDGE * len(target) * np.eye(design.shape[1])
+    return float(1 - (target - design @ np.linalg.solve(gram, design.T @ target)).var())
 
 
 def _joined(

@@ -42,6 +42,7 @@ class Record:
         created_at: Microseconds since 1970 UTC.
         epsilon: A gain below this is not worth its cost; declared before looking.
         epsilon_from: Who declared it.
+        whole_gain: What the whole model gains over a constant, on one fold; 0 when unknown.
         stage: ``confirmed``, ``screened`` (one fold alone), ``group`` (confirmed on rows that did not choose the group) or ``imported``.
         noise: Standard error that another seed alone makes.
         problem: Why nothing can be said; empty when there are losses.
@@ -66,6 +67,7 @@ class Record:
     environment: Mapping[str, str] = field(default_factory=dict)
     epsilon: float = 0.0
     epsilon_from: str = ""
+    whole_gain: float = 0.0
     stage: str = "confirmed"
     noise: float = 0.0
     problem: str = ""

@@ -6,8 +6,9 @@ backward elimination on the first part; the second part had no say in it, so one
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from lineage.evaluation.intervals import Gain, gain_of
 from lineage.evaluation.losses import paired
 from lineage.evaluation.record import ALL_ROWS, Record, save_record
 from lineage.evaluation.running import Drop, Evaluation, Preparation, judge_records
+from lineage.evaluation.smallest import MOST, Search
 from lineage.evaluation.training import TrainingError
 from lineage.evaluation.verdicts import Judgement
 
@@ -30,7 +32,13 @@ _SAME = 0.999_999  # columns of a larger rank correlation are copies
 
 @dataclass(frozen=True, slots=True)
 class Tie:
-    """Two features of which the search could as well have taken the other."""
+    """Features of which the search could as well have taken the others.
+
+    Attributes:
+        taken: One, or several joined by `` + ``.
+        instead: What could go in their place.
+        difference: How much more that would cost.
+    """
 
     taken: str
     instead: str
@@ -131,19 +139,63 @@ def _parts(data: Data, design: Design) -> tuple[Fold, list[Fold]]:
 def _propose(
     asked: Evaluation, prepared: Preparation, split: Fold, say: Callable[[str], None]
 ) -> tuple[list[Drop], list[Tie], list[str]]:
-    """Take away, again and again, what costs least on the rows of the search, as long as the group stays well below epsilon."""
-    clusters = clusters_of(asked.data, asked.design)
+    """Return the largest group that can go on the rows of the search, its near-ties, and the copies that therefore stay."""
     copies = copies_of(asked.data, [drop for drop in asked.drops if len(drop.columns) == 1])
+    if len(asked.drops) > MOST:
+        return _backwards(asked, prepared, split, copies, say)
+    return _exactly(asked, prepared, split, copies, say)
+
+
+def _exactly(
+    asked: Evaluation,
+    prepared: Preparation,
+    split: Fold,
+    copies: Mapping[str, frozenset[str]],
+    say: Callable[[str], None],
+) -> tuple[list[Drop], list[Tie], list[str]]:
+    """Search all groups: one of which every larger one costs too much, and never both of two copies."""
+    clusters = clusters_of(asked.data, asked.design)
+    named = {drop.name: drop for drop in asked.drops}
+
+    @cache
+    def cost(gone: frozenset[str]) -> float:
+        gain = _gain(prepared, [named[name] for name in sorted(gone)], split, clusters)
+        return gain.mean + gain.row_error
+
+    pairs = [frozenset({name, twin}) for name, twins in copies.items() for twin in twins if name < twin]
+    search = Search(list(named), cost, prepared.epsilon, pairs)
+    search.run(more=lambda: prepared.fits.seconds < asked.budget)
+    if not search.answers:
+        return [], [], []
+    best = min(search.answers, key=lambda gone: (search.answers[gone], sorted(gone)))
+    say(f"{len(best)} of {len(named)} could go: {', '.join(sorted(best))} ({prepared.fits.made} fits)")
+    others = sorted((of, gone) for gone, of in search.answers.items() if gone != best)
+    ties = [Tie(_names(best - gone), _names(gone - best), of - search.answers[best]) for of, gone in others]
+    kept = {twin for name in best for twin in copies.get(name, ())}
+    return [drop for drop in asked.drops if drop.name in best], ties, sorted(kept)
+
+
+def _names(features: frozenset[str]) -> str:
+    return " + ".join(sorted(features))
+
+
+def _backwards(
+    asked: Evaluation,
+    prepared: Preparation,
+    split: Fold,
+    copies: Mapping[str, frozenset[str]],
+    say: Callable[[str], None],
+) -> tuple[list[Drop], list[Tie], list[str]]:
+    """Take away, again and again, what costs least, as long as the group stays well below epsilon."""
+    clusters = clusters_of(asked.data, asked.design)
     gone: list[Drop] = []
     ties: list[Tie] = []
     waiting = list(asked.drops)
     kept: list[str] = []
-    worst: dict[str, float] = {}
     while waiting and prepared.fits.seconds < asked.budget:
         tried: list[tuple[float, Gain, Drop]] = []
         for drop in waiting:
             gain = _gain(prepared, [*gone, drop], split, clusters)
-            worst[drop.name] = gain.mean
             tried.append((gain.mean, gain, drop))
         tried.sort(key=lambda entry: entry[0])
         mean, gain, best = tried[0]

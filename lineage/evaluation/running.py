@@ -137,6 +137,7 @@ class Preparation:
         say: Gets lines for a person.
         noise: By how much another seed alone changes the loss.
         epsilon: What is judged against; NaN before `probe`.
+        whole_gain: What the whole model gains over a constant; 0 before `probe`.
         notes: What is worth knowing beside.
     """
 
@@ -145,6 +146,7 @@ class Preparation:
     say: Callable[[str], None]
     noise: float = 0.0
     epsilon: float = float("nan")
+    whole_gain: float = 0.0
     notes: list[str] = field(default_factory=list)
 
     @cached_property
@@ -174,6 +176,7 @@ class Preparation:
     def _set_epsilon(self, full: NDArray[Any], fold: Fold) -> None:
         """Take the declared epsilon, or a share of what the whole model gains over a constant: both before any feature is looked at."""
         gained = _constant_loss(self.asked.data, fold) - float(full.mean())
+        self.whole_gain = gained
         if gained <= 0:
             self.notes.append(f"the model is no better than a constant (its loss is {float(full.mean()):.4g})")
         if self.asked.epsilon is not None:
@@ -208,6 +211,7 @@ class Preparation:
             created_at=self.started_at,
             epsilon=0.0 if self.epsilon != self.epsilon else self.epsilon,
             epsilon_from=self.asked.epsilon_from,
+            whole_gain=self.whole_gain,
             stage=self.asked.stage,
         )
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lineage.errors import NotFoundError
 from lineage.evaluation.cost import Cost, cost_of
 from lineage.evaluation.evidence import Report, reports_of
-from lineage.evaluation.record import asdict_without_losses
+from lineage.evaluation.record import FOLDER, asdict_without_losses
+from lineage.evaluation.replaying import ReplayedCosts, read_costs
 from lineage.findings import Finding, Parameters, Verdict, check
 from lineage.registry import view_of
 from lineage.state import State
@@ -27,6 +28,7 @@ class ModelDebt:
         features: How many feature versions it reads.
         evaluated: What was measured of them; None when nothing was.
         costs: Feature reference -> what it costs.
+        replayed: What its features cost in time; None when nobody measured it.
         findings: Findings about the model.
     """
 
@@ -34,6 +36,7 @@ class ModelDebt:
     features: int
     evaluated: Report | None
     costs: dict[str, Cost]
+    replayed: ReplayedCosts | None
     findings: tuple[Finding, ...]
 
     def flagged(self) -> tuple[Finding, ...]:
@@ -94,7 +97,7 @@ def debt_report(state: State, parameters: Parameters, model: str = "") -> DebtRe
     chosen = [key for key in keys if not model or model in (key, key.partition("@")[0])]
     if model and not chosen:
         raise NotFoundError.of("model", model, keys)
-    found = check(state, parameters, select=[DEBT_RULES]).all
+    found = check(state, replace(parameters, models=frozenset(chosen)), select=[DEBT_RULES]).all
     reports = {report.model: report for report in reports_of(state)}
     models = tuple(_model(state, key, found, reports.get(key)) for key in sorted(chosen))
     return DebtReport(snapshot.project, state.now, snapshot.revision, models, state.usage.coverage())
@@ -104,7 +107,9 @@ def _model(state: State, key: str, findings: Sequence[Finding], report: Report |
     manifest = state.snapshot.consumers[key]
     refs = sorted(ref for ref in manifest.features if view_of(ref) in state.snapshot.views)
     mine = tuple(finding for finding in findings if _is_about(finding, key))
-    return ModelDebt(key, len(manifest.features), report, {ref: cost_of(state, ref) for ref in refs}, mine)
+    costs = {ref: cost_of(state, ref) for ref in refs}
+    replayed = read_costs(state.path.parent / FOLDER.name, key)
+    return ModelDebt(key, len(manifest.features), report, costs, replayed, mine)
 
 
 def _is_about(finding: Finding, key: str) -> bool:
@@ -128,5 +133,6 @@ def _model_document(model: ModelDebt) -> dict[str, Any]:
             {**judgement.document(), "record": asdict_without_losses(record)["id"]} for record, judgement in pairs
         ],
         "costs": list(model.costs.values()),
+        "replayed": model.replayed.document() if model.replayed else None,
         "findings": [finding.document() for finding in model.findings],
     }

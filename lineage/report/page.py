@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
+from lineage.evaluation.cost import TimeCost
+from lineage.evaluation.replaying import Replayed
 from lineage.evaluation.verdicts import Judgement
 from lineage.findings import Finding, Verdict
 from lineage.instants import written
+from lineage.registry import view_of
 from lineage.report.debt import DebtReport, ModelDebt
 from lineage.report.plots import Interval, curves, intervals, matrix, scatter
 
@@ -73,6 +76,7 @@ def _model(model: ModelDebt) -> Iterable[str]:
     yield _findings(model.findings)
     if model.evaluated:
         yield from _gains(model)
+    yield from _costs(model)
     yield from _migration(model)
     yield from _clusters(model)
 
@@ -112,7 +116,6 @@ def _gains(model: ModelDebt) -> Iterable[str]:
         [_row(j) for j in report.judgements],
     )
     yield "<p class='why'>p is that of the claim “below epsilon”. A list of deletions goes by the last p (Holm).</p>"
-    yield from _costs(model)
 
 
 def _row(judgement: Judgement) -> list[object]:
@@ -128,24 +131,65 @@ def _row(judgement: Judgement) -> list[object]:
 
 
 def _costs(model: ModelDebt) -> Iterable[str]:
-    report = model.evaluated
-    assert report is not None
+    if not model.replayed and not any(cost.bytes for cost in model.costs.values()):
+        return
+    yield "<h3>What each feature costs</h3>"
     points = []
     for ref, cost in model.costs.items():
-        judgement = report.about(ref)
+        judgement = model.evaluated.about(ref) if model.evaluated else None
         if judgement is not None and cost.bytes:
             points.append((ref, float(cost.bytes), judgement.mean, str(judgement.worth)))
     if points:
-        yield "<h3>What it costs</h3>"
         yield scatter(points, across="bytes", up="gain")
-        yield f"<p class='why'>{_ABOUT_COST}</p>"
-        rows = [
-            [c.feature, f"{c.bytes:,}", f"{c.view_bytes:,}", c.shared_by, c.readers, ", ".join(c.owners)]
-            for c in model.costs.values()
+    yield f"<p class='why'>{_ABOUT_COST}</p>"
+    times = model.replayed.costs if model.replayed else {}
+    rows = [
+        [
+            c.feature,
+            c.bytes,
+            _took(times, c.feature, "stored"),
+            _took(times, c.feature, "read"),
+            c.readers,
+            ", ".join(c.owners),
         ]
-        yield _table(
-            ["Feature", "Bytes", "Bytes of its view", "Features of its view", "Readers", "Owners upstream"], rows
-        )
+        for c in model.costs.values()
+    ]
+    views = {view_of(c.feature): c for c in model.costs.values()}
+    rows += [
+        [
+            f"{ref}, all of its {c.shared_by}",
+            c.view_bytes,
+            _took(times, ref, "stored"),
+            _took(times, ref, "read"),
+            "",
+            "",
+        ]
+        for ref, c in sorted(views.items())
+    ]
+    yield _table(["Feature", "Bytes", "Stored again, ms", "Read, ms", "Readers", "Owners upstream"], rows)
+    yield f"<p class='why'>{_about_times(model)}</p>"
+
+
+def _took(times: Mapping[str, Replayed], name: str, what: str) -> str:
+    """Return a time in milliseconds with its bounds."""
+    cost: TimeCost | None = getattr(times.get(name, Replayed()), what)
+    return (
+        f"{cost.median_us / 1000:.3g} ({cost.low_us / 1000:.3g} to {cost.high_us / 1000:.3g})"
+        if cost
+        else "not measured"
+    )
+
+
+def _about_times(model: ModelDebt) -> str:
+    if model.replayed is None:
+        return f"Times are not measured: <code>lineage cost {escape(model.model)} --server ADDRESS</code>."
+    reads = (
+        f"reads of {model.replayed.keys} keys each from {model.replayed.server}" if model.replayed.keys else "no reads"
+    )
+    return escape(
+        f"Times of {written(model.replayed.at)}: with and without, in pairs of random order; the median of the differences with its "
+        f"95 % bounds; {reads}. Bounds on both sides of 0 mean that nothing is saved that could be measured."
+    )
 
 
 def _migration(model: ModelDebt) -> Iterable[str]:

@@ -64,15 +64,28 @@ def scatter(points: Sequence[tuple[str, float, float, str]], *, across: str, up:
     wide, tall = (max(xs) - min(xs)) or 1, (max(ys) - min(ys)) or 1
     parts = [_line(left, bottom, WIDTH - 20, bottom, "#4a5568"), _line(left, 20, left, bottom, "#4a5568")]
     parts += [_text((WIDTH + left) / 2, height - 8, across, "middle"), _text(left, 12, up, "start")]
-    for name, cost, gain, worth in known:
+    taken: list[tuple[float, float, float]] = []
+    for name, cost, gain, worth in sorted(known, key=lambda p: (p[2], p[1])):
         x = left + (WIDTH - left - 40) * (_root(cost) - min(xs)) / wide
         y = bottom - (bottom - 30) * (_root(gain) - min(ys)) / tall
         title = f"{name}: {across} {cost:,.0f}, {up} {gain:.3g}"
         parts.append(
             f'<g><title>{escape(title)}</title><circle cx="{x:.1f}" cy="{y:.1f}" r="5" fill="{COLOURS.get(worth, "#718096")}"/>'
-            f"{_text(x + 8, y + 4, _short(name), 'start')}</g>"
+            f"{_label(x, y, _short(name), taken)}</g>"
         )
     return _svg(height, parts, f"{up} against {across}")
+
+
+def _label(x: float, y: float, name: str, taken: list[tuple[float, float, float]]) -> str:
+    """Write a name beside a point, on the side where there is room, and above the names that are there already."""
+    wide = 7.0 * len(name)
+    from_left = x + 8 + wide < WIDTH
+    begins = x + 8 if from_left else x - 8 - wide
+    line = y + 4
+    while any(abs(line - other) < 12 and begins < end and start < begins + wide for start, end, other in taken):
+        line -= 12
+    taken.append((begins, begins + wide, line))
+    return _text(x + 8 if from_left else x - 8, line, name, "start" if from_left else "end")
 
 
 def curves(lines: Mapping[str, Mapping[str, float]]) -> str:

@@ -383,3 +383,29 @@ def test_a_successor_that_could_not_be_measured_is_undetermined(indebted):
     found = findings(indebted, "LN421")["delay_model@1 reads weather@v1:temp beside weather@v2:temp"]
     assert found.verdict is Verdict.UNDETERMINED
     assert "explains" not in found.message
+
+
+def test_names_of_points_lie_inside_of_the_plot_and_over_no_other():
+    import re
+
+    from lineage.report.plots import WIDTH, scatter
+
+    points = [
+        (f"weather@v1:feature_{place}", 100.0 + place % 3, 0.001 * (place // 6), "MATERIAL") for place in range(12)
+    ]
+    drawn = re.findall(
+        r'<text x="([\d.-]+)" y="([\d.-]+)" text-anchor="(\w+)"[^>]*>(weather[^<]*)<',
+        scatter(points, across="b", up="g"),
+    )
+    assert len(drawn) == 12
+    boxes = []
+    for x, y, anchor, name in drawn:
+        wide = 7.0 * len(name)
+        boxes.append((float(x) - (wide if anchor == "end" else 0), wide, float(y)))
+    assert all(start >= 0 and start + wide <= WIDTH for start, wide, _ in boxes)
+    apart = [
+        abs(y - other_y) >= 11.9 or start + wide <= other or other + other_wide <= start
+        for place, (start, wide, y) in enumerate(boxes)
+        for other, other_wide, other_y in boxes[:place]
+    ]
+    assert all(apart)

@@ -2,17 +2,27 @@
 
 import copy
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from conftest import DECLARED, NOW, consumer, feature, flights, source, version
+from deltalake import write_deltalake
+from sklearn.linear_model import LinearRegression
 
 from lineage import Lineage, Verdict
-from lineage.evaluation.record import Record, save_record
+from lineage.evaluation.data import read_data
+from lineage.evaluation.folds import design_for
+from lineage.evaluation.record import FOLDER, Record, save_record
+from lineage.evaluation.replaying import STORED_ROUNDS, read_costs, replay_costs, save_costs
+from lineage.evaluation.running import Drop, Evaluation, evaluate
+from lineage.evaluation.training import EstimatorTrainer
 
 DAY = 86_400_000_000
 
 
-def flagged(folder, *codes):
-    ask = Lineage(folder, clock=lambda: NOW)
+def flagged(folder, *codes, now=NOW):
+    ask = Lineage(folder, clock=lambda: now)
     return {f.subject: f for f in ask.check(select=list(codes)).all if f.verdict is Verdict.FLAGGED}
 
 
@@ -220,3 +230,76 @@ def test_shared_entities_are_a_candidate_and_never_flagged(registry):
     found = Lineage(registry.folder, clock=lambda: NOW).check(select=["LN452"]).all
     assert {f.verdict for f in found} == {Verdict.UNDETERMINED}
     assert {f.subject for f in found} == {"a may act on what b reads", "b may act on what a reads"}
+
+
+def rows_of(registry, view, *keys):
+    write_rows(registry, view, pa.table({"origin": list(keys), "score": [0.5] * len(keys)}))
+
+
+def write_rows(registry, view, rows):
+    """Write a view's offline rows as the store does: Parquet named by a Delta log."""
+    write_deltalake(registry.path.parent / "offline" / view / "v1", rows)
+
+
+def saved_dataset(registry, name, **columns):
+    folder = registry.path.parent / "datasets" / name
+    folder.mkdir(parents=True)
+    pq.write_table(pa.table(columns), folder / "data.parquet")
+    (folder / "manifest.json").write_text("{}")
+
+
+@pytest.mark.parametrize(
+    ("trained", "verdict", "said"),
+    [
+        ({"origin": ["JFK", "LGA"]}, Verdict.UNDETERMINED, "1 of 2 keys"),
+        ({"origin": ["LGA"]}, Verdict.CLEARED, "So far no key is both"),
+        ({"dest": ["JFK"]}, Verdict.UNDETERMINED, "no saved dataset of b has them"),
+        (None, Verdict.UNDETERMINED, "no saved dataset of b has them"),
+    ],
+)
+def test_what_keys_two_models_share_is_counted(registry, trained, verdict, said):
+    document = models(a="", b="")
+    document["consumers"]["b@1"]["dataset"] = "rows"
+    registry.commit(document)
+    rows_of(registry, "a_score", "JFK", "EWR")
+    if trained:
+        saved_dataset(registry, "rows", **trained)
+    found = {f.subject: f for f in Lineage(registry.folder, clock=lambda: NOW).check(select=["LN452"]).all}
+    finding = found["a may act on what b reads"]
+    assert finding.verdict is verdict
+    assert said in finding.message
+    assert "b has written none" in found["b may act on what a reads"].message
+
+
+def test_storing_a_column_again_and_the_whole_view_is_measured(registry):
+    registry.commit(flights())
+    numbers = pa.array(range(200_000), pa.int64())
+    rows = pa.table({"origin": pa.array(["JFK"] * 200_000), "temp": numbers, "humid": pa.nulls(200_000, pa.int64())})
+    write_rows(registry, "weather", rows)
+    state = Lineage(registry.folder, clock=lambda: NOW).state()
+    found = replay_costs(state, state.snapshot.consumers["delay_model@1"], now=NOW)
+    whole, temp = found.costs["weather@v1"].stored, found.costs["weather@v1:temp"].stored
+    assert (whole.rounds, temp.rounds) == (STORED_ROUNDS, STORED_ROUNDS)
+    assert whole.low_us > 0
+    assert found.costs["weather@v1:temp"].read is None
+    save_costs(registry.folder / FOLDER, found)
+    assert read_costs(registry.folder / FOLDER, "delay_model@1") == found
+    assert read_costs(registry.folder / FOLDER, "other@1") is None
+
+
+@pytest.mark.parametrize(("weight", "bulk"), [(1.0, True), (0.2, False)])
+def test_how_much_of_a_model_the_score_carries_is_said(registry, weight, bulk):
+    registry.commit(models(a="", b="a"))
+    rng = np.random.default_rng(1)
+    columns = {"weather@v1:temp": rng.normal(size=2000), "a_score@v1:score": rng.normal(size=2000)}
+    target = 0.3 * columns["weather@v1:temp"] + weight * columns["a_score@v1:score"] + 0.1 * rng.normal(size=2000)
+    path = registry.folder / "rows.parquet"
+    pq.write_table(pa.table({**columns, "label_b": target}), path)
+    data = read_data(str(path), label="label_b")
+    drops = tuple(Drop(name, (name,)) for name in data.features)
+    trainer = EstimatorTrainer("t:ols", LinearRegression, data)
+    evaluate(Evaluation("b@1", data, trainer, drops, design_for(data), registry.folder / FOLDER), now=lambda: NOW - DAY)
+    found = flagged(registry.folder, "LN451")["b builds on a"]
+    (carried,) = found.evidence[0]["carried"]
+    assert carried["share"] == pytest.approx(weight**2 / (weight**2 + 0.09), abs=0.05)
+    assert ("the bulk of it" in found.message) is bulk
