@@ -3,7 +3,8 @@
 The peers are a server of the same transport that answers ready bytes of the same size (an echo: the limit of the transport) and Feast's
 two servers, on Redis where it is installed. Before anything is timed, every server's answer is compared with the data.
 
-A generator posts one request again and again, so its keys are hot in the caches of all contenders alike.
+Ours is there with both transports, where the native one is installed. A generator posts one request again and again, so its keys are hot
+in the caches of all contenders alike.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import json
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -32,9 +33,11 @@ from tables import KEY, ONLINE, VIEW, keys_to_read, newest
 from featurestore.client import SERVICE as OUR_SERVICE
 from featurestore.client import ReadShape
 from featurestore.decoding import decode
+from featurestore.serving.native import is_installed
 from featurestore.v1 import serving_pb2 as pb
 
 OURS, ECHO, FEAST = "featurestore, gRPC", "echo by grpcio, same bytes", "Feast, gRPC"
+NATIVE = "featurestore, native gRPC"
 OURS_HTTP, FEAST_HTTP = "featurestore, HTTP", "Feast, HTTP"
 
 FEATURES = tuple(ONLINE.dtypes)
@@ -76,8 +79,8 @@ def measure(effort: Effort) -> list[Claim]:
         online = stack.enter_context(feast_online_store(folder))
         feast = stack.enter_context(feast_repository(folder, file, ONLINE.dtypes, created=False, online=online))
         feast("materialize")
-        _fill(folder / "project", file)
-        ours = stack.enter_context(our_server(folder / "project", folder / "serve.log"))
+        ours = stack.enter_context(_filled_server(folder / "project", file, "grpc_aio"))
+        native = stack.enter_context(_filled_server(folder / "native", file, "native")) if is_installed() else None
         theirs = stack.enter_context(feast_servers(folder / "feast", folder / "feast_serve"))
         questions = [Question.of(rows, keys_to_read(count, entities)) for count in KEY_COUNTS]
         asked = [_our_grpc(ours, question) for question in questions]
@@ -87,6 +90,7 @@ def measure(effort: Effort) -> list[Claim]:
         claims = []
         for question, endpoint in zip(questions, asked, strict=True):
             over_grpc = {
+                **({} if native is None else {NATIVE: _our_grpc(native, question)}),
                 OURS: endpoint,
                 ECHO: GrpcEndpoint(echo, f"/echo/{_name(question)}", endpoint.request, endpoint.answer),
                 FEAST: _feast_grpc(theirs, question, feast),
@@ -131,10 +135,14 @@ def _http_seconds(count: int) -> int:
     return 2 if count >= 100 else 1
 
 
-def _fill(project: Path, file: Path) -> None:
+@contextmanager
+def _filled_server(project: Path, file: Path, transport: str) -> Iterator[Ports]:
+    """Run a server of a project of its own: a store has one writer."""
     with make_project(project, file, ONLINE.dtypes, created=False) as store:
         store.ingest(VIEW)
         store.materialize()
+    with our_server(project, project.with_suffix(".log"), transport=transport) as ports:
+        yield ports
 
 
 def _name(question: Question) -> str:
