@@ -27,6 +27,7 @@ _MOVED_TAG = 0x22
 _ROW_TAG, _EVENT_TAG, _STATE_TAG, _STRING_TAG = 0x0A, 0x09, 0x15, 0x32
 _LANES = (("nulls", 0x1A, "<u8"), ("doubles", 0x22, "<f8"), ("integers", 0x2A, "<i8"))
 _SMALLEST_ROW = 18
+_VARINT_BITS = 70  # 7 of each of ten bytes
 _SHORT = 2  # bytes of the tag and length of a text of up to 127 bytes
 _SPECIAL = {"timestamp": "M8[us]", "date": "M8[D]"}
 
@@ -232,17 +233,21 @@ def _array_of(dtype: DType) -> Callable[[Any], Any]:
 def read_varint(buffer: bytes, at: int) -> tuple[int, int]:
     """Return the variable-length number at a position, and the position after it.
 
+    Raises:
+        IndexError: The buffer ends before the number does, or it has more than the ten bytes of protobuf's longest.
+
     >>> read_varint(bytes([0x96, 0x01]), 0)
     (150, 2)
     """
     value = shift = 0
-    while True:
+    while shift < _VARINT_BITS:
         byte = buffer[at]
         at += 1
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
             return value, at
         shift += 7
+    raise IndexError("The number has more than ten bytes.")
 
 
 def _split(response: bytes) -> tuple[list[tuple[int, int]], int, int, list[pb.MovedKeys]]:

@@ -180,5 +180,9 @@ def test_bytes_that_are_no_answer_are_refused(response):
         decode(SCHEMA, response)
 
 
-def test_varints_of_any_length_are_read():
+def test_varints_have_up_to_ten_bytes():
     assert read_varint(b"\x80\x80\x01", 0) == (1 << 14, 3)
+    assert read_varint(b"\xff" * 9 + b"\x01", 0) == ((1 << 64) - 1, 10)
+    for wrong in (b"", b"\xff" * 9, b"\x80" * 10 + b"\x01", b"\xff" * (1 << 22)):
+        with pytest.raises(IndexError):
+            read_varint(wrong, 0)

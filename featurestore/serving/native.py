@@ -26,10 +26,10 @@ from featurestore.serving.settings import MAX_REQUEST_BYTES, TlsFiles
 from featurestore.serving.status import Guard, Refusals
 
 _CHECK, _WATCH, _LIST = (f"/grpc.health.v1.Health/{name}" for name in ("Check", "Watch", "List"))
+_FAILED = Reply(code="INTERNAL", message="The handler failed.")
 _MEBIBYTE = 1 << 20
-_LONGEST = (
-    1.0  # seconds of one wait: Python acts on a signal between waits alone, where no handler of asyncio's ends them
-)
+# Seconds of one wait: Python acts on a signal between waits alone, where no handler of asyncio's ends them.
+_LONGEST = 1.0
 _LIMITS: Mapping[str, float] = {
     "max_arriving": 256 * _MEBIBYTE,  # request bytes in pieces, over all connections
     "max_calls": 5000,  # in progress, over all connections; more are refused before their body is read
@@ -122,12 +122,11 @@ class NativeTransport:
         max_request_bytes: int = 2 * MAX_REQUEST_BYTES,
         **limits: float,
     ) -> None:
-        self._serving = True
+        self._health = _Health()
         self._ended: asyncio.Event | None = None
-        health = {_CHECK: self._check, _WATCH: self._watch, _LIST: self._list}
         there = f" Streams and reflection are served on port {stream_port}." if streams and stream_port else ""
         self._server = _extension().Server(
-            {**handlers, **{path: Guard().wrap(handle) for path, handle in health.items()}},
+            {**handlers, **self._health.methods()},
             held={_WATCH},
             call=Call,
             reply=Reply,
@@ -167,10 +166,24 @@ class NativeTransport:
 
     async def drain(self, seconds: float) -> None:
         """Take no more calls, let those in flight finish for so many seconds, and stop."""
-        self._serving = False
+        self._health.serving = False
         if self._ended is not None:
             self._server.drain(seconds)
             await self._ended.wait()
+
+
+class _Health:
+    """Answers health checks.
+
+    It knows nothing of its transport: the extension holds handlers where the garbage collector does not look, so a circle would stay.
+    """
+
+    def __init__(self) -> None:
+        self.serving = True
+
+    def methods(self) -> Mapping[str, Handler]:
+        handlers = {_CHECK: self._check, _WATCH: self._watch, _LIST: self._list}
+        return {path: Guard().wrap(handle) for path, handle in handlers.items()}
 
     def _check(self, _: Call, body: bytes) -> Reply:
         if not self._knows(body):
@@ -191,7 +204,7 @@ class NativeTransport:
 
     def _state(self) -> health_pb2.HealthCheckResponse:
         kinds = health_pb2.HealthCheckResponse
-        return kinds(status=kinds.SERVING if self._serving else kinds.NOT_SERVING)
+        return kinds(status=kinds.SERVING if self.serving else kinds.NOT_SERVING)
 
 
 def _extension() -> Any:
@@ -224,7 +237,11 @@ def _later(awaitable: Awaitable[Reply], respond: Callable[[Reply], None]) -> asy
     """Run what a handler waits for, and give its reply to the extension, which cancels the task when nobody waits for that any more."""
 
     async def answer() -> None:
-        respond(await awaitable)
+        reply = _FAILED
+        try:
+            reply = await awaitable
+        finally:
+            respond(reply)  # whatever happened: the caller waits
 
     task: Any = asyncio.get_running_loop().create_task(answer())
     return task  # type: ignore[no-any-return]  # a task of the running loop

@@ -7,7 +7,8 @@ them.
     0a N plan   12 N (0a N name   12 N 8 bytes each)          one column of whole numbers
     0a N plan   12 N (0a N name   22 N bytes   22 N bytes …)  one column of texts
 
-Requests for as many numbers are alike in all but the numbers, so what came before them is remembered, and compared in one go.
+Requests for as many numbers are alike in all but the numbers, so what came before them is remembered, and compared in one go. Only the
+shortest form is: lengths may be written longer, in ways without end, and such a request is for generated protobuf.
 """
 
 from __future__ import annotations
@@ -21,11 +22,14 @@ import numpy as np
 
 from featurestore.decoding import read_varint
 from featurestore.keys import MAX_KEY_BYTES, NUMBER, TEXT, pack_numbers
+from featurestore.online.codec import varint
 from featurestore.planning import ReadPlan
 
 _PLAN, _COLUMN, _NAME, _INTEGERS, _STRINGS = 0x0A, 0x12, 0x0A, 0x12, 0x22
 _FEW = 24  # keys that are sooner packed one by one
 _REMEMBERED = 256  # keys of the largest request whose form is remembered
+_LONGEST = 6  # bytes of a tag and a length, as protobuf takes them
+_LONGEST_KEY = 3  # likewise of a key shorter than MAX_KEY_BYTES
 _NOTHING: tuple[bytes, Callable[[bytes], list[bytes]]] = (b"", lambda _: [])
 _KEY = np.dtype([("kind", "u1"), ("number", ">u8")])
 _SIGN = np.uint64(1 << 63)
@@ -73,7 +77,7 @@ class PlainKeys:
             if body[self.start] != _COLUMN:
                 return None
             length, at = read_varint(body, self.start + 1)
-            if at + length != len(body) or not body.startswith(self.name, at):
+            if at + length != len(body) or at - self.start > _LONGEST or not body.startswith(self.name, at):
                 return None
             at += len(self.name)
             return self._numbers(body, at) if self.tag == _INTEGERS else _texts(body, at)
@@ -82,12 +86,18 @@ class PlainKeys:
 
     def _numbers(self, body: bytes, at: int) -> list[bytes] | None:
         size, at = read_varint(body, at + 1) if body[at] == _INTEGERS else (-1, at)
-        if at + size != len(body) or size % 8:
+        head = body[self.start : at]
+        if at + size != len(body) or size % 8 or head != self._head(size):
             return None
         keys = _few(at, size >> 3) if size >> 3 < _FEW else _many(at, size >> 3)
         if size >> 3 <= _REMEMBERED:
-            self.known[len(body)] = (body[self.start : at], keys)
+            self.known[len(body)] = (head, keys)
         return keys(body)
+
+    def _head(self, size: int) -> bytes:
+        """Return what stands before so many bytes of numbers."""
+        column = self.name + bytes([_INTEGERS]) + varint(size)
+        return bytes([_COLUMN]) + varint(len(column) + size) + column
 
 
 def _few(at: int, count: int) -> Callable[[bytes], list[bytes]]:
@@ -111,7 +121,7 @@ def _texts(body: bytes, at: int) -> list[bytes] | None:
     keys, last = [], len(body)
     while at < last:
         size, first = read_varint(body, at + 1)
-        if body[at] != _STRINGS or size >= MAX_KEY_BYTES:
+        if body[at] != _STRINGS or size >= MAX_KEY_BYTES or first - at > _LONGEST_KEY:
             return None
         at = first + size
         keys.append(TEXT + body[first:at])

@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 
-use crate::queue::Peer;
+use crate::queue::{Peer, locked};
 use crate::service::{Connection, Phase, Shared, serve};
 use crate::tls::{Certificates, name_in};
 use crate::together::{Together, Turn};
@@ -103,12 +103,12 @@ fn accept(
     connections: &mut JoinSet<()>, stream: TcpStream, address: SocketAddr, tls: &Option<Arc<Certificates>>,
     shared: &Arc<Shared>, limits: Limits, open: &Arc<AtomicUsize>,
 ) {
-    if open.fetch_add(1, Ordering::AcqRel) >= limits.connections {
-        open.fetch_sub(1, Ordering::AcqRel);
+    if open.load(Ordering::Relaxed) >= limits.connections {
         return; // closed at once, so that the client tries elsewhere
     }
-    let (tls, shared, open) = (tls.clone(), shared.clone(), open.clone());
+    let (tls, shared, counted) = (tls.clone(), shared.clone(), Counted::begin(open));
     connections.spawn(async move {
+        let _counted = counted;
         let _ = stream.set_nodelay(true);
         let host = address.ip().to_canonical().to_string();
         match tls {
@@ -122,15 +122,30 @@ fn accept(
                 }
             }
         }
-        open.fetch_sub(1, Ordering::AcqRel);
     });
+}
+
+/// A connection as a part of how many there may be, however it ends.
+struct Counted(Arc<AtomicUsize>);
+
+impl Counted {
+    fn begin(open: &Arc<AtomicUsize>) -> Self {
+        open.fetch_add(1, Ordering::Relaxed);
+        Self(open.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// Serve one connection until it ends, is idle or old for too long, or the server drains.
 async fn talk<T: AsyncRead + AsyncWrite + Unpin>(stream: T, peer: Peer, shared: Arc<Shared>, limits: Limits) {
     let greeted = Arc::new(AtomicBool::new(false));
     let stream = Together::new(Greeted { stream, left: PREFACE, greeted: greeted.clone() });
-    let gathered = stream.gathered();
+    let (gathered, counting) = (stream.gathered(), stream.gathered());
     let mut phase = shared.phase.clone();
     let connection = Arc::new(Connection {
         shared, peer: Arc::new(peer), calls: AtomicUsize::new(0), active: AtomicUsize::new(0),
@@ -151,6 +166,7 @@ async fn talk<T: AsyncRead + AsyncWrite + Unpin>(stream: T, peer: Peer, shared: 
             .keep_alive_timeout(limits.keepalive_timeout)
             .serve_connection(TokioIo::new(stream), service_fn(move |request| serve(calls.clone(), request)))
     );
+    let written = || locked(&counting).sent();
     let mut talking = Turn { gathered, work: http };
     let mut leave = pin!(async {
         tokio::select! {
@@ -169,23 +185,34 @@ async fn talk<T: AsyncRead + AsyncWrite + Unpin>(stream: T, peer: Peer, shared: 
         let mut phase = connection.shared.phase.clone();
         tokio::select! {
             _ = &mut talking => {}
-            () = ended(&mut phase) => {}
-            () = silent(&connection, limits.keepalive_timeout) => {}
+            () = ended(&mut phase, &written) => {}
+            () = silent(&connection, limits.keepalive_timeout, &written) => {}
         }
     }
 }
 
-/// Wait for the end of the server, and a little longer, so that last words are sent.
-async fn ended(phase: &mut watch::Receiver<Phase>) {
+/// Wait for the end of the server, and until nothing more of its last words, and of answers on their way, is written.
+async fn ended(phase: &mut watch::Receiver<Phase>, written: &impl Fn() -> u64) {
     let _ = phase.wait_for(|phase| *phase == Phase::Ended).await;
-    sleep(LAST_WORDS).await;
+    still(LAST_WORDS, written).await;
 }
 
-/// Wait until a peer that was asked to leave has no call left, and time to say that it understood.
-async fn silent(connection: &Connection, patience: Duration) {
+/// Wait until a peer that was asked to leave has no call left, takes no more of an answer, and had time to say that it understood.
+async fn silent(connection: &Connection, patience: Duration, written: &impl Fn() -> u64) {
     loop {
-        sleep(patience).await;
+        still(patience, written).await;
         if connection.active.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+    }
+}
+
+/// Wait until nothing was written for so long.
+async fn still(patience: Duration, written: &impl Fn() -> u64) {
+    loop {
+        let before = written();
+        sleep(patience).await;
+        if written() == before {
             return;
         }
     }

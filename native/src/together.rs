@@ -22,11 +22,17 @@ pub struct Gathered<T> {
     stream: T,
     bytes: BytesMut,
     broken: bool,
+    sent: u64,
 }
 
 impl<T> Gathered<T> {
     fn check(&self) -> io::Result<()> {
         if self.broken { Err(io::ErrorKind::BrokenPipe.into()) } else { Ok(()) }
+    }
+
+    /// Return how many bytes the stream has taken so far.
+    pub fn sent(&self) -> u64 {
+        self.sent
     }
 }
 
@@ -45,6 +51,7 @@ impl<T: AsyncWrite + Unpin> Gathered<T> {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.bytes.advance(sent);
+            self.sent += sent as u64;
         }
         Pin::new(&mut self.stream).poll_flush(context)
     }
@@ -65,7 +72,7 @@ pub struct Turn<T, F> {
 
 impl<T> Together<T> {
     pub fn new(stream: T) -> Self {
-        Self(Arc::new(Mutex::new(Gathered { stream, bytes: BytesMut::new(), broken: false })))
+        Self(Arc::new(Mutex::new(Gathered { stream, bytes: BytesMut::new(), broken: false, sent: 0 })))
     }
 
     /// Return what a `Turn` sends.
@@ -105,14 +112,20 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Together<T> {
     ) -> Poll<io::Result<usize>> {
         let mut gathered = locked(&self.0);
         ready!(gathered.poll_room(context))?;
-        let size = data.iter().map(|part| part.len()).sum();
+        let size: usize = data.iter().map(|part| part.len()).sum();
         if gathered.bytes.is_empty() && size > MOST {
-            return Pin::new(&mut gathered.stream).poll_write_vectored(context, data);
+            let sent = ready!(Pin::new(&mut gathered.stream).poll_write_vectored(context, data))?;
+            gathered.sent += sent as u64;
+            return Poll::Ready(Ok(sent));
         }
+        let before = gathered.bytes.len();
+        let mut room = MOST - before;
         for part in data {
-            gathered.bytes.extend_from_slice(part);
+            let taken = room.min(part.len());
+            gathered.bytes.extend_from_slice(&part[..taken]);
+            room -= taken;
         }
-        Poll::Ready(Ok(size))
+        Poll::Ready(Ok(size.min(MOST - before)))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -148,6 +161,15 @@ mod tests {
         let mut arrived = [0; 7];
         far.read_exact(&mut arrived).await.unwrap();
         assert_eq!(&arrived, b"one two");
+    }
+
+    #[tokio::test]
+    async fn no_more_is_gathered_than_is_said() {
+        let (near, _far) = duplex(1);
+        let mut stream = Together::new(near);
+        stream.write_all(b"some").await.unwrap();
+        assert_eq!(stream.write(&vec![0; 4 * MOST]).await.unwrap(), MOST - 4);
+        assert_eq!(locked(&stream.gathered()).bytes.len(), MOST);
     }
 
     #[tokio::test]

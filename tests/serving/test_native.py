@@ -1,6 +1,7 @@
 """The native transport against what no decent client sends: malformed frames, huge headers, slow and idle connections; and its files."""
 
 import asyncio
+import gc
 import os
 import random
 import signal
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from contextlib import closing, contextmanager, suppress
 
 import grpc
@@ -154,6 +156,35 @@ def test_an_unread_answer_holds_back_itself_alone():
 
 
 @needs_wheel
+def test_an_answer_that_is_being_read_is_sent_to_its_end_by_a_server_that_leaves():
+    """Who reads slowly has the time of the drain, as long as it reads."""
+
+    async def leave():
+        transport = NativeTransport({"/t/Large": lambda _, __: Reply(bytes(2 << 20))})
+        port, loop = await transport.start("127.0.0.1:0"), asyncio.get_running_loop()
+        with connected(port) as raw:
+            raw.sendall(frame(WINDOW, 0, 0, struct.pack(">I", 1 << 30)) + call(1, "/t/Large", b""))
+            arriving = frames_of(raw)
+            await loop.run_in_executor(None, lambda: next(kind for kind, *_ in arriving if kind == DATA))
+            reading = loop.run_in_executor(None, read_slowly, raw, arriving)
+            await transport.drain(60.0)
+            return await reading
+
+    def read_slowly(raw, arriving):
+        for kind, flags, at, payload in arriving:
+            if kind == DATA:
+                time.sleep(0.01)
+                with suppress(OSError):  # it has sent everything, and has gone
+                    raw.sendall(frame(WINDOW, 0, at, struct.pack(">I", len(payload))))
+            elif kind == HEADERS and flags & END_STREAM:
+                return True
+        return False
+
+    with asyncio.Runner(loop_factory=NativeTransport.new_event_loop) as runner:
+        assert runner.run(leave())
+
+
+@needs_wheel
 def test_work_whose_caller_is_gone_or_late_is_not_begun():
     """A call that waits behind another until its deadline; and one that comes while all wait, and is given up before its turn."""
     begun = []
@@ -191,6 +222,39 @@ def test_a_coroutine_ends_when_its_caller_goes_away():
         time.sleep(0.2)
         raw.sendall(frame(RESET, 0, 1, struct.pack(">I", 8)))
         assert ended.wait(10)
+
+
+@needs_wheel
+@pytest.mark.parametrize("error", [ValueError("as is said in the log"), asyncio.CancelledError()])
+def test_a_coroutine_that_fails_is_answered(error, caplog):
+    async def fail(_, __):
+        await asyncio.sleep(0)
+        raise error
+
+    with served({"/t/Fail": fail, "/t/Echo": echo}) as port:
+        with pytest.raises(grpc.RpcError) as failed:
+            ask(port, method="/t/Fail")
+        assert (failed.value.code(), failed.value.details()) == (grpc.StatusCode.INTERNAL, "The handler failed.")
+        assert ask(port) == b"hello"
+    gc.collect()
+    assert ("as is said in the log" in caplog.text) == isinstance(error, ValueError)
+
+
+@needs_wheel
+def test_a_transport_that_has_ended_leaves_nothing():
+    class Handler:
+        def __call__(self, _, body):
+            return Reply(body)
+
+    handler = Handler()
+    loop, transport = NativeTransport.new_event_loop(), NativeTransport({"/t/Echo": handler})
+    loop.run_until_complete(transport.start("127.0.0.1:0"))
+    loop.run_until_complete(transport.drain(1.0))
+    loop.close()
+    left = [weakref.ref(thing) for thing in (handler, transport, loop)]
+    del handler, transport, loop
+    gc.collect()
+    assert [thing() for thing in left] == [None, None, None]
 
 
 @needs_wheel

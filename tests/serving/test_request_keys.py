@@ -90,6 +90,35 @@ def test_forms_of_large_requests_are_not_kept():
     assert not plain.known
 
 
+def padded(number, size):
+    """A length in so many bytes: each but the last says that more follow."""
+    return bytes([number >> 7 * at & 0x7F | 0x80 * (at < size - 1) for at in range(size)])
+
+
+def test_a_length_may_be_written_in_many_ways_and_one_is_remembered():
+    """Who writes it in ever more bytes makes no form of each, and gets no keys where protobuf refuses."""
+    plan = plan_of("int64")
+    plain = PlainKeys.of(plan)
+    for outer in range(1, 12):
+        for inner in range(1, 12):
+            column = b"\x0a\x07user_id\x12" + padded(8, inner) + bytes(8)
+            body = b"\x0a\x10" + PLAN + b"\x12" + padded(len(column), outer) + column
+            assert (plain.read(body) is None) == ((outer, inner) != (1, 1))
+    assert set(plain.known) == {len(request("int64", [0]))}
+
+
+@pytest.mark.parametrize("size", [*range(1, 12), 1 << 20])
+def test_a_text_whose_lengths_are_written_in_many_bytes(size):
+    plan = plan_of("string")
+    column = b"\x0a\x07user_id\x22"
+    for inner in (padded(1, size) + b"a", b"\x01a"):
+        length = padded(len(column + inner), size)
+        body = b"\x0a\x10" + PLAN + b"\x12" + length + column + inner
+        keys = PlainKeys.of(plan).read(body)
+        assert keys is None or keys == by_protobuf(plan, body)
+    assert PlainKeys.of(plan).read(b"\x0a\x10" + PLAN + b"\x12" + b"\xff" * size) is None
+
+
 def test_other_forms_are_left_to_protobuf():
     plain = PlainKeys.of(plan_of("int64"))
     nulls = pb.ReadRequest(plan=PLAN, columns=[pb.Column(name="user_id", integers=[1], nulls=[0])])
