@@ -159,7 +159,7 @@ class FeatureView(Selectable):
         """Refuse rows with two columns of one name, or one column of two types."""
         for column, dtype in self.event_key.items():
             check_name("Event key column", column)
-            if DType.of(dtype).is_nested:
+            if DType.of(dtype).is_nested or DType.of(dtype).lane == "doubles":
                 raise DefinitionError(f"Event key '{column}' of '{self.name}' is {dtype}: a key is one exact value.")
         if self.columns and not self.is_windowed:
             raise DefinitionError(f"View '{self.name}' has columns for filters, and no aggregates.")

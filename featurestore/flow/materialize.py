@@ -101,7 +101,7 @@ Groups = list[tuple[DataFile, ...]]
 
 def _everything(table: OfflineTable) -> tuple[Fill, Groups]:
     pinned = table.pinned()
-    return Fill(None, pinned.version), grouped(pinned.files())
+    return Fill(None, pinned.version, form=PAGE_FORM), grouped(pinned.files())
 
 
 def _next(store: OnlineStore, view: WrittenView, table: OfflineTable) -> tuple[Fill, Groups]:
@@ -109,17 +109,23 @@ def _next(store: OnlineStore, view: WrittenView, table: OfflineTable) -> tuple[F
     with store.read() as snapshot:
         keyspaces = [find_keyspace(snapshot, view.ref, layout) or Keyspace(0) for layout in live_layouts(view.record)]
     unfinished = keyspaces[-1].fill
-    if unfinished is not None and all(keyspace.fill == unfinished for keyspace in keyspaces):
+    is_same = unfinished is not None and all(keyspace.fill == unfinished for keyspace in keyspaces)
+    if unfinished is not None and is_same and _is_current(view, unfinished.form):
         groups = _groups(table, unfinished)
         if groups is not None:
             return unfinished, groups
-    known = [k.version for k in keyspaces if k.version is not None and k.form == PAGE_FORM]
+    known = [k.version for k in keyspaces if k.version is not None and _is_current(view, k.form)]
     if len(known) == len(keyspaces):
-        fill = Fill(min(known), table.version)
+        fill = Fill(min(known), table.version, form=PAGE_FORM)
         groups = _groups(table, fill)
         if groups is not None:
             return fill, groups
     return _everything(table)
+
+
+def _is_current(view: WrittenView, form: int) -> bool:
+    """Say whether what was brought online in a form is read; only windowed views have pages."""
+    return form == PAGE_FORM or view.record.kind != "window"
 
 
 def _groups(table: OfflineTable, fill: Fill) -> Groups | None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from featurestore.online.keyspaces import find_keyspace, live_layouts
+from featurestore.online.keyspaces import Keyspace, find_keyspace, live_layouts
 from featurestore.online.store import OnlineStore, read_head
-from featurestore.online.windows import PageLayout, expired_pages
+from featurestore.online.windows import PageLayout, drop_expired, expired_pages
 from featurestore.refs import ViewRef
 from featurestore.registry.snapshot import RegistrySnapshot, ViewRecord
 
@@ -36,20 +36,17 @@ class Sweep:
             self._waiting = [(ref, record, layout) for ref, record in windowed for layout in live_layouts(record)]
         if not self._waiting:
             return 0
-        expired, after = self._look(*self._waiting[-1])
+        ref, record, layout = self._waiting[-1]
+        pages = PageLayout.of(record.stored(layout), keyed=bool(record.event_key))
+        with self.store.read() as snapshot:
+            keyspace, now = find_keyspace(snapshot, ref, layout) or Keyspace(0), read_head(snapshot).clock
+            expired, after = expired_pages(
+                snapshot, keyspace.prefix, pages, after=self._after, now=now, most=PAGES_AT_ONCE
+            )
         if after is None:
             self._waiting.pop()
         self._after = after or b""
-        if expired:
-            with self.store.write() as transaction:
-                for name in expired:
-                    transaction.delete("pages", name)
-        return len(expired)
-
-    def _look(self, ref: ViewRef, record: ViewRecord, layout: int) -> tuple[list[bytes], bytes | None]:
-        pages = PageLayout.of(record.stored(layout), keyed=bool(record.event_key))
-        with self.store.read() as snapshot:
-            keyspace, now = find_keyspace(snapshot, ref, layout), read_head(snapshot).clock
-            if keyspace is None:
-                return [], None
-            return expired_pages(snapshot, keyspace.prefix, pages, after=self._after, now=now, most=PAGES_AT_ONCE)
+        if not expired:
+            return 0
+        with self.store.write() as transaction:
+            return drop_expired(transaction, keyspace.prefix, pages, expired, now=now)

@@ -25,11 +25,13 @@ class Fill(msgspec.Struct, frozen=True, array_like=True):
         since: Version of the offline table's log that was online before; None when nothing was.
         until: Version that it brings online.
         done: How many groups of files are in.
+        form: In which form it brings the pages of windows; one of an older form is begun anew.
     """
 
     since: int | None
     until: int
     done: int = 0
+    form: int = 0
 
 
 class Keyspace(msgspec.Struct, frozen=True, array_like=True):

@@ -13,7 +13,6 @@ from featurestore.types import INT64_MIN
 Int64Array = npt.NDArray[np.int64]
 UInt64Array = npt.NDArray[np.uint64]
 EVENT, LAG, NO_CREATED, SEQ, KEY_HIGH, KEY_LOW = range(6)
-_FEW = 8
 
 
 @compiled

@@ -150,6 +150,31 @@ def _lower_edge(t: int, window: int) -> Any:
     return t - window if t >= INT64_MIN + window else INT64_MIN
 
 
+@compiled
+def _check_block(words: UInt64Array, at: int) -> None:
+    """Raise ValueError where no block begins, or its tables do not lie in it: nothing is read beyond its end."""
+    if at + HEAD + 4 > len(words) or words[at + FORM] != np.uint64(BLOCK_FORM):
+        raise ValueError
+    size, events = _word(words, at), HEAD + _word(words, at + HEAD + 1)
+    if size > len(words) - at or events < HEAD + 2 or events > size - 2:
+        raise ValueError
+    if _word(words, at + events + 1) < 2 or _word(words, at + events + 1) > size - events:
+        raise ValueError
+
+
+@compiled
+def block_starts(words: UInt64Array, blocks: int) -> Int64Array:
+    """Return where each of some blocks begins that lie one after the other; raises ValueError where one is none."""
+    starts, at = np.empty(blocks, np.int64), 0
+    for block in range(blocks):
+        _check_block(words, at)
+        starts[block] = at
+        at += _word(words, at)
+    if at != len(words):
+        raise ValueError
+    return starts
+
+
 # --- which parts of them a read needs
 
 
@@ -215,8 +240,7 @@ def _pages_wanted(pieces: Int64Array, count: int) -> int:
 @compiled
 def _room(words: UInt64Array, at: int, windows: Int64Array, every: bool) -> Any:
     """Return how many pieces a block can have at most: an edge of a window cuts one tile; raises ValueError for what is no block."""
-    if at + HEAD + 4 > len(words) or words[at + FORM] != np.uint64(BLOCK_FORM) or at + _word(words, at) > len(words):
-        raise ValueError
+    _check_block(words, at)
     tiles = _word(words, at + HEAD)
     return 2 + (tiles if every else 2 * min(tiles, len(windows) + 1))
 

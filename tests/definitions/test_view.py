@@ -49,7 +49,7 @@ def test_a_definition_cannot_be_changed():
         ({"event_key": {"id": "strng"}}, "Did you mean 'string'"),
         ({"event_key": {"a b": "string"}}, "not allowed"),
         ({"event_key": {"origin": "string"}}, "'origin' is given twice"),
-        ({"event_key": {"temp": "float64"}}, "'temp' is given twice"),
+        ({"event_key": {"temp": "int64"}}, "'temp' is given twice"),
         ({"event_key": {"__seq": "int64"}}, "the store's own"),
         ({"features": [TEMP, replace(TEMP, name="Temp")]}, "'temp' and 'Temp' differ in case alone"),
         ({"features": [Feature("Origin", "string")]}, "'origin' and 'Origin' differ in case alone"),

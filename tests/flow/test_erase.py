@@ -38,6 +38,7 @@ from featurestore.flow.erase import Places, prove
 from featurestore.flow.traces import forms_of, search
 from featurestore.offline.table import OfflineTable
 from featurestore.online.lmdb import open_lmdb
+from featurestore.online.windows import write
 from featurestore.refs import ViewRef
 from featurestore.subject import Subject
 from featurestore.testing.projects import ScratchProject
@@ -475,6 +476,44 @@ def test_the_proof_finds_rows_that_are_left(tmp_path):
         assert prove(places, subject).rows == ()
         held.write_bytes(planted)
         assert [trace.file for trace in prove(places, subject).rows] == [f"offline/acts/v1/recent/{held.name}"]
+
+
+def test_the_proof_finds_any_page_of_windows_that_is_left(tmp_path, monkeypatch):
+    """Event times and values lie in pages bit by bit, so nobody can search for their bytes: every page is known by its key."""
+    monkeypatch.setattr(write, "INLINE_EVENTS", 2)
+    monkeypatch.setattr(write, "PAGE_EVENTS", 2)
+    hour = 3600 * 10**6
+    view = FeatureView(
+        "acts",
+        PAIR,
+        PushSource("acts", "at"),
+        [Aggregation("score", "sum", timedelta(days=30)), Aggregation("score", "last", timedelta(days=30), n=2)],
+    )
+    with ScratchProject(tmp_path, view, PUSHES, now=40 * 24 * hour) as project:
+        at = [hour * (900 + n // 8) + n for n in range(48)]
+        for item in (1, 2):
+            push(
+                project, "acts", user_id=["ann", "ben"] * 24, item=[item] * 48, at=at, score=[n / 8 for n in range(48)]
+            )
+        before = pages_of(project)
+        gone = {name: page for name, page in before.items() if b"ann" in name}
+        assert len(gone) > 10
+        assert erase(project, "user", user_id=["ann"]).proof.rows == ()
+        assert pages_of(project) == {name: page for name, page in before.items() if b"ann" not in name}
+        places = Places(tmp_path, project.writer._store, project.table, project.snapshot)
+        subject = Subject.of("user", [("user_id", "string")], pa.table({"user_id": ["ann"]}))
+        for name, page in gone.items():
+            with project.writer._store.write() as transaction:
+                transaction.put("pages", name, page)
+            assert [trace.file for trace in prove(places, subject).rows] == ["online pages"]
+            with project.writer._store.write() as transaction:
+                transaction.delete("pages", name)
+        assert prove(places, subject).rows == ()
+
+
+def pages_of(project):
+    with project.writer._store.read() as snapshot:
+        return dict(snapshot.scan("pages", b"", b"\xff"))
 
 
 def push(project, view, **columns):

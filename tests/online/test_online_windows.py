@@ -14,19 +14,20 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from featurestore import Aggregation, Entity, FeatureView, PushSource
-from featurestore.errors import CorruptionError, FailedPreconditionError
+from featurestore import Aggregation, Entity, Feature, FeatureView, PushSource
+from featurestore.errors import CorruptionError, DefinitionError, FailedPreconditionError
 from featurestore.flow import sweep
 from featurestore.online import windowed_view
-from featurestore.online.keyspaces import find_keyspace, record_keyspace
-from featurestore.online.windows import read, write
+from featurestore.online.keyspaces import Fill, find_keyspace, record_keyspace
+from featurestore.online.windows import expired_pages, read, write
 from featurestore.refs import ViewRef
 from featurestore.rows import SEQ
 from featurestore.testing.projects import ScratchProject
-from featurestore.windows.stored import LAST_EVENT
+from featurestore.windows.stored import BLOCK_FORM, LAST_EVENT
 
 USER = Entity("user", {"user": "string"})
 SALES = ViewRef("sales")
+INSTANT = pa.timestamp("us", "UTC")
 USERS = ("ann", "a", "never")
 UNIT = 1440  # microseconds; two of it are the longest stretch of a page, then there are pages of 120 and of 2
 WINDOWS = (8 * UNIT, 40 * UNIT)
@@ -74,8 +75,7 @@ def sales(*, keyed=True):
 
 def rows(batch):
     columns = list(zip(*batch, strict=True)) or [[]] * 7
-    instant = pa.timestamp("us", "UTC")
-    types = [pa.string(), instant, instant, pa.int32(), pa.float64(), pa.int64(), pa.string()]
+    types = [pa.string(), INSTANT, INSTANT, pa.int32(), pa.float64(), pa.int64(), pa.string()]
     names = ["user", "at", "created", "sale", "amount", "quantity", "shop"]
     return pa.table([pa.array(column, kind) for column, kind in zip(columns, types, strict=True)], names=names)
 
@@ -383,6 +383,64 @@ def test_pages_of_an_older_form_are_not_read_and_a_materialize_writes_them_anew(
         assert all(b"older" not in page for page in stored_pages(project).values())
 
 
+def test_a_fill_that_was_begun_in_an_older_form_is_not_gone_on_with(tmp_path):
+    """Its first groups of files are in pages that nobody reads."""
+    ref = ViewRef("sales", 1)
+    with ScratchProject(tmp_path, sales(), now=100 * UNIT) as project:
+        project.writer.write(SALES, at(95, 96))
+        project.writer.materialize(SALES)
+        with project.reader._store.write() as transaction:
+            for name in stored_pages(project):
+                transaction.delete("pages", name)
+            half = Fill(None, project.table(SALES).version, 1)
+            older = msgspec.structs.replace(find_keyspace(transaction, ref, 1), version=None, fill=half, form=0)
+            record_keyspace(transaction, ref, 1, older)
+        project.writer.materialize(SALES)
+        assert counted(project) == [2]
+
+
+def test_a_view_without_pages_is_not_filled_again_for_their_form(tmp_path):
+    plain = FeatureView("plain", USER, PushSource("plain", "at"), features=[Feature("amount", "float64")])
+    ref = ViewRef("plain", 1)
+    with ScratchProject(tmp_path, plain, now=100) as project:
+        project.writer.write(ref, pa.table({"user": ["ann"], "at": pa.array([1], INSTANT), "amount": [1.0]}))
+        assert project.writer.materialize(ref).full
+        with project.reader._store.write() as transaction:
+            older = msgspec.structs.replace(find_keyspace(transaction, ref, 1), form=0)
+            record_keyspace(transaction, ref, 1, older)
+        assert not project.writer.materialize(ref).full
+
+
+def _sized(words):
+    return b"".join(word.to_bytes(8, "little", signed=True) for word in words)
+
+
+HEAD_WORDS = [BLOCK_FORM, -1, -1, 0]
+NO_BLOCKS = {
+    "cut": b"abc",
+    "one word": bytes(8),
+    "nothing but zeros": bytes(72),
+    "no size": _sized([0, *HEAD_WORDS, 0, 2, 0, 2]),
+    "a size below nothing": _sized([-9, *HEAD_WORDS, 0, 2, 0, 2]),
+    "a table past its end": _sized([9, *HEAD_WORDS, 1, 99, 0, 2]),
+    "a table before its start": _sized([9, *HEAD_WORDS, 1, -3, 0, 2]),
+    "events past its end": _sized([9, *HEAD_WORDS, 0, 2, 5, 99]),
+}
+
+
+@pytest.mark.parametrize("damage", NO_BLOCKS)
+def test_bytes_that_are_no_block_are_reported(tmp_path, damage):
+    with ScratchProject(tmp_path, sales(), now=100 * UNIT) as project:
+        project.writer.write(SALES, at(95))
+        (root,) = stored_pages(project)
+        with project.reader._store.write() as transaction:
+            transaction.put("pages", root, NO_BLOCKS[damage])
+        with pytest.raises(CorruptionError, match="no block"):
+            counted(project)
+        with pytest.raises(CorruptionError, match="no block"):
+            project.writer.write(SALES, at(96))
+
+
 def test_a_damaged_page_is_reported_and_not_read(tmp_path, limits):
     limits(0, 0, 512)
     with ScratchProject(tmp_path, sales(), now=100 * UNIT) as project:
@@ -409,6 +467,84 @@ def test_a_write_to_a_hot_entity_rewrites_what_it_touches_alone(tmp_path):
         after = stored_pages(project)
         assert sum(before.get(name) != page for name, page in after.items()) <= 4  # a root and one page of each level
         assert counted(project) == [many + 1]
+
+
+def test_upkeep_leaves_a_root_that_was_written_since_it_was_looked_at(tmp_path, monkeypatch):
+    """It looks beside the writer."""
+
+    def look(*arguments, **named):
+        found = expired_pages(*arguments, **named)
+        project.writer.write(SALES, at(999))
+        return found
+
+    with ScratchProject(tmp_path, sales(), now=100 * UNIT) as project:
+        project.writer.write(SALES, at(95))
+        project.now = 1000 * UNIT
+        project.writer.release()
+        monkeypatch.setattr(sweep, "expired_pages", look)
+        project.writer.tend()
+        assert counted(project) == [1]
+
+
+CENTURY = 100 * 365 * 24 * 3600 * 10**6
+
+
+@pytest.mark.parametrize("window", [1, 10**6, CENTURY])
+@pytest.mark.parametrize("count", [1, 2, 128, 129, 512, 513, 5000])
+def test_every_size_of_an_entity_and_length_of_a_window_before_and_after_1970(tmp_path, count, window):
+    """Written in three parts, the newest first or last; some events of one instant; keys repeat in the read."""
+    functions = ("count", "sum", "first", "last")
+    features = [
+        Aggregation("amount", function, timedelta(microseconds=width), dtype="int64", name=f"{function}{width}")
+        for function in functions
+        for width in sorted({window, max(1, window // 7)})
+    ]
+    view = FeatureView("sales", USER, PushSource("sales", "at"), features=features, event_key={"sale": "int64"})
+    now, random = window // 2, seeded(count)
+    times = sorted(now - random.choice((0, 1, window - 1, window, random.randrange(window))) for _ in range(count))
+    with ScratchProject(tmp_path, view, now=now) as project:
+        for part in random.sample([slice(n, None, 3) for n in range(3)], 3):
+            table = pa.table(
+                {
+                    "user": ["ann"] * len(times[part]),
+                    "at": pa.array(times[part], INSTANT),
+                    "sale": list(range(count))[part],
+                    "amount": list(range(count))[part],
+                }
+            )
+            project.writer.write(SALES, table)
+        project.writer.fold()
+        seqs = project.table(SALES).read(["amount", SEQ]).to_pylist()
+        users = [("ann",), ("never",), ("ann",)]
+        answer = project.read([f"sales:{feature.feature_name}" for feature in features], users).to_dict()
+    seq = {row["amount"]: row[SEQ] for row in seqs}
+    for feature in features:
+        width = feature.time_window // timedelta(microseconds=1)
+        inside = sorted((n for n in range(count) if times[n] > now - width), key=lambda n: (times[n], seq[n]))
+        wanted = {
+            "count": len(inside),
+            "sum": sum(inside) if inside else None,
+            "first": inside[0] if inside else None,
+            "last": inside[-1] if inside else None,
+        }[feature.function]
+        assert answer[feature.feature_name] == [wanted, 0 if feature.function == "count" else None, wanted]
+
+
+def test_event_keys_of_any_length_tell_events_apart(tmp_path):
+    keys = {"sale": "string", "line": "binary"}
+    asked = [Aggregation("amount", "count", timedelta(hours=1), name="count")]
+    view = FeatureView("sales", USER, PushSource("sales", "at"), features=asked, event_key=keys)
+    sold = [("x" * 600, b"1"), ("x" * 600, b"2"), ("x" * 600, b"1"), ("a", b"bc"), ("ab", b"c")]
+    with ScratchProject(tmp_path, view, now=100) as project:
+        table = {"user": ["ann"] * 5, "at": pa.array([5] * 5, INSTANT), "amount": [1.0, 2.0, 3.0, 4.0, 5.0]}
+        table |= {"sale": [sale for sale, _ in sold], "line": pa.array([line for _, line in sold], pa.binary())}
+        project.writer.write(SALES, pa.table(table))
+        assert project.read(["sales:count"], [("ann",)]).to_dict() == {"count": [4]}
+
+
+def test_a_float_is_no_event_key():
+    with pytest.raises(DefinitionError, match="a key is one exact value"):
+        FeatureView("sales", USER, PushSource("sales", "at"), features=AGGREGATIONS, event_key={"sale": "float64"})
 
 
 @pytest.mark.parametrize("most", [1, 2, 100])

@@ -14,7 +14,7 @@ do so, `expire` finds what is too old, and `compile` compiles all of it beforeha
 """
 
 from featurestore.online.windows.compile import compile_kernels
-from featurestore.online.windows.expire import expired_pages
+from featurestore.online.windows.expire import drop_expired, expired_pages
 from featurestore.online.windows.layout import PageLayout, group_of, is_in_tiles
 from featurestore.online.windows.read import events_of, gather
 from featurestore.online.windows.write import put_events
@@ -22,6 +22,7 @@ from featurestore.online.windows.write import put_events
 __all__ = [
     "PageLayout",
     "compile_kernels",
+    "drop_expired",
     "events_of",
     "expired_pages",
     "gather",

@@ -17,11 +17,10 @@ from featurestore.windows.packing import pack_tables
 from featurestore.windows.stored import (
     BELOW,
     BLOCK_FORM,
-    FORM,
     HEAD,
     OLDEST_PAGE,
-    SIZE,
     UInt64Array,
+    block_starts,
     unpack_tables,
 )
 
@@ -43,6 +42,11 @@ def words_of(blocks: Sequence[bytes | None]) -> UInt64Array:
     return np.frombuffer(joined, WORDS)
 
 
+def no_block() -> CorruptionError:
+    """Return the error of bytes that are no block."""
+    return CorruptionError("A root or page of a windowed view is no block of events.", place="pages")
+
+
 @dataclass(frozen=True, slots=True)
 class Blocks:
     """Stored blocks in parts.
@@ -60,13 +64,12 @@ class Blocks:
     @classmethod
     def of(cls, stored: Sequence[bytes | None]) -> Blocks:
         """Look at the heads of some blocks; raises CorruptionError where one is no block."""
-        words = words_of(stored)
-        sizes = np.array([len(block or NOTHING) // 8 for block in stored], np.int64)
-        starts = np.cumsum(sizes) - sizes
-        heads = words.view(np.int64)[starts[:, np.newaxis] + np.arange(HEAD)]
-        if (heads[:, SIZE] != sizes).any() or (heads[:, FORM] != BLOCK_FORM).any():
-            raise CorruptionError("A page of a windowed view is no block of events.", place="pages")
-        return cls(stored, words, heads)
+        try:
+            words = words_of(stored)
+            starts = block_starts(words, len(stored))
+        except ValueError as error:
+            raise no_block() from error
+        return cls(stored, words, words.view(np.int64)[starts[:, np.newaxis] + np.arange(HEAD)])
 
     @property
     def below(self) -> Int64Array:

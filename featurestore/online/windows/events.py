@@ -11,7 +11,6 @@ from typing import Any, cast
 import numpy as np
 import pyarrow as pa
 
-from featurestore.keys import encode_columns
 from featurestore.lanes import LaneColumn, from_lane, to_lane
 from featurestore.online.rows import micros
 from featurestore.online.windows.layout import PageLayout
@@ -108,13 +107,21 @@ def as_texts(blobs: Sequence[Raw], lengths: Int64Array) -> pa.LargeBinaryArray:
 
 def _keys(rows: pa.Table, event_key: Sequence[RowColumn]) -> list[Int64Array]:
     """Return event keys as two columns: the one whole number that it is, or a digest."""
-    lane = to_lane(rows[event_key[0].name], event_key[0].dtype).values
-    if len(event_key) == 1 and isinstance(lane, np.ndarray):
-        return [np.zeros(len(rows), np.int64), cast(Int64Array, lane)]
-    identities = encode_columns([rows[column.name] for column in event_key], [column.dtype for column in event_key])
+    lanes: list[Any] = [to_lane(rows[column.name], column.dtype).values for column in event_key]
+    if len(lanes) == 1 and isinstance(lanes[0], np.ndarray):
+        return [np.zeros(len(rows), np.int64), lanes[0]]
+    identities = map(b"".join, zip(*map(_key_parts, lanes), strict=True))
     digests = b"".join([blake2b(identity, digest_size=16).digest() for identity in identities])
     pairs = np.frombuffer(digests, "<i8").reshape(len(rows), 2)
     return [pairs[:, 0], pairs[:, 1]]
+
+
+def _key_parts(lane: Any) -> list[bytes]:
+    """Return the bytes of a key column's values, each text behind its length: no two keys are the same bytes then."""
+    if isinstance(lane, list):
+        return [len(text).to_bytes(8, "little") + text for text in lane]
+    raw = lane.astype("<i8").tobytes()
+    return [raw[at : at + 8] for at in range(0, len(raw), 8)]
 
 
 def _images(lane: LaneColumn) -> Int64Array:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import islice
 
 import numpy as np
 
-from featurestore.online.store import Snapshot
+from featurestore.online.store import Snapshot, Transaction
 from featurestore.online.windows.layout import PageLayout, split_name
 from featurestore.windows.stored import HEAD, NEWEST_EVENT
 
@@ -28,10 +29,35 @@ def expired_pages(
         The keys, and where to go on, None at the end.
     """
     end = (int.from_bytes(prefix, "big") + 1).to_bytes(len(prefix), "big")
-    found = list(islice(snapshot.scan("pages", after + b"\0" if after else prefix, end), most))
+    expired, looked, name, oldest = [], 0, b"", now - layout.longest
+    for name, block in islice(snapshot.scan("pages", after + b"\0" if after else prefix, end), most):
+        looked += 1
+        if _newest(name, block, len(prefix), layout) <= oldest:
+            expired.append(name)
+    return expired, name if looked == most else None
+
+
+def drop_expired(
+    transaction: Transaction, prefix: bytes, layout: PageLayout, names: Iterable[bytes], *, now: int
+) -> int:
+    """Drop roots and pages that no window reaches any more, but not a root that has got an event since it was looked at.
+
+    Args:
+        transaction: The write in progress.
+        prefix: The keyspace's prefix.
+        layout: How its events are kept.
+        names: Keys from `expired_pages`.
+        now: Microseconds.
+
+    Returns:
+        How many were dropped.
+    """
+    found = [(name, transaction.get("pages", name)) for name in names]
     oldest = now - layout.longest
-    expired = [name for name, block in found if _newest(name, block, len(prefix), layout) <= oldest]
-    return expired, found[-1][0] if len(found) == most else None
+    expired = [n for n, block in found if block is not None and _newest(n, block, len(prefix), layout) <= oldest]
+    for name in expired:
+        transaction.delete("pages", name)
+    return len(expired)
 
 
 def _newest(name: bytes, block: bytes, prefix: int, layout: PageLayout) -> float:

@@ -11,7 +11,7 @@ import numpy as np
 from featurestore.compiling import frozen
 from featurestore.errors import CorruptionError
 from featurestore.online.store import Snapshot
-from featurestore.online.windows.blocks import WORDS, text_parts, words_of
+from featurestore.online.windows.blocks import WORDS, no_block, text_parts, words_of
 from featurestore.online.windows.events import Raw, StoredEvents, as_texts, fold_events
 from featurestore.online.windows.layout import PageLayout, entity_name, page_names
 from featurestore.windows import Events
@@ -73,15 +73,16 @@ def gather(
         CorruptionError: A page is missing, or something is no page.
     """
     entities = list(map(entity_name, keys))
-    roots, pages, columns = words_of(snapshot.multi_get("pages", prefix, entities)), _NO_PAGES, layout.tile_columns
+    pages, columns = _NO_PAGES, layout.tile_columns
     try:
+        roots = words_of(snapshot.multi_get("pages", prefix, entities))
         pieces, wanted = open_roots(roots, len(keys), t, windows, every, columns)
         while wanted:
             more = words_of(_pages(snapshot, prefix, entities, pieces))
             first, pages = len(pages), np.concatenate([pages, more]) if len(pages) else more
             pieces, wanted = open_pages(pieces, frozen(pages), first, t, windows, every, columns)
     except ValueError as error:
-        raise CorruptionError("A root or page of a windowed view is no block of events.", place="pages") from error
+        raise no_block() from error
     return Gathered(pieces, roots, frozen(pages) if len(pages) else pages)
 
 
