@@ -12,6 +12,7 @@ from featurestore.types import INT64_MIN
 
 Int64Array = npt.NDArray[np.int64]
 UInt64Array = npt.NDArray[np.uint64]
+# The columns of stored events that every view has, in their order; keys only where an event key is declared.
 EVENT, LAG, NO_CREATED, SEQ, KEY_HIGH, KEY_LOW = range(6)
 
 

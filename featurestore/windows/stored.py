@@ -1,6 +1,6 @@
 """The compiled loops over stored events: which parts of them a read needs, and the fold of those.
 
-Sums are those of `kernels`, whose file Numba's cache does not watch for us.
+Sums are those of `kernels`, and the columns of events those of `packing`, whose files Numba's cache does not watch for us.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from featurestore.compiling import compiled, forget_older
 from featurestore.types import INT64_MAX, INT64_MIN
-from featurestore.windows import kernels
+from featurestore.windows import kernels, packing
 from featurestore.windows.kernels import (
     DIGITS,
     HIGHEST,
@@ -32,11 +32,12 @@ from featurestore.windows.kernels import (
     rounded_sum,
     whole_sum,
 )
+from featurestore.windows.packing import EVENT
 
 UInt64Array = npt.NDArray[np.uint64]
 UInt8Array = npt.NDArray[np.uint8]
 
-forget_older(__file__, kernels.__file__)
+forget_older(__file__, kernels.__file__, packing.__file__)
 
 # --- blocks of stored events: what an entity's root and pages hold ---------------------------------------------------------------------
 #
@@ -46,8 +47,6 @@ forget_older(__file__, kernels.__file__)
 
 SIZE, FORM, BELOW, OLDEST_PAGE, NEWEST_EVENT, HEAD = range(6)
 BLOCK_FORM = 0x1057_4E44_0001
-
-EVENT, LAG, NO_CREATED, SEQ, KEY_HIGH, KEY_LOW = range(6)
 
 PAGE, FIRST_EVENT, LAST_EVENT, TILE_HEAD = range(4)
 PASSED, COUNTED, SMALLEST, GREATEST, NEWEST, NEWEST_NULL, OLDEST, OLDEST_NULL, FIELDS = range(9)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lineage.errors import CorruptRegistryError, InvalidQuestionError, NotFoundError
+from lineage.evaluation.documents import save_document
 from lineage.evaluation.verdicts import ALPHA, holm
 
 if TYPE_CHECKING:
@@ -312,12 +313,8 @@ def save_holdout(folder: Path, holdout: Holdout) -> Path:
         folder: ``store/evaluations`` of the project.
         holdout: What to keep.
     """
-    path = folder / FOLDER / f"{holdout.id}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".json.part")
-    part.write_text(json.dumps({"schema_version": SCHEMA_VERSION, **holdout.document()}, indent=2) + "\n", "utf-8")
-    part.replace(path)
-    return path
+    document = {"schema_version": SCHEMA_VERSION, **holdout.document()}
+    return save_document(folder / FOLDER / f"{holdout.id}.json", document)
 
 
 def read_holdouts(folder: Path, *, until: int | None = None) -> tuple[Holdout, ...]:

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lineage.errors import CorruptRegistryError
+from lineage.evaluation.documents import save_document
 from lineage.evaluation.losses import PairedLosses
 
 FOLDER = Path("store") / "evaluations"
@@ -116,16 +116,8 @@ def save_record(folder: Path, record: Record) -> Path:
         with part.open("wb") as file:
             np.savez_compressed(file, **arrays)
         part.replace(path.with_suffix(".npz"))
-    text = json.dumps(
-        {"schema_version": SCHEMA_VERSION, "slices": list(record.losses), **asdict_without_losses(record)}, indent=2
-    )
-    part = path.with_suffix(".json.part")
-    with part.open("w", encoding="utf-8") as file:
-        file.write(text + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
-    return path
+    document = {"schema_version": SCHEMA_VERSION, "slices": list(record.losses), **asdict_without_losses(record)}
+    return save_document(path, document)
 
 
 def asdict_without_losses(record: Record) -> dict[str, Any]:

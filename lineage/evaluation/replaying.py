@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from lineage.errors import CorruptRegistryError, NotAllowedError, UnavailableError
 from lineage.evaluation.cost import TimeCost, offline_files, time_cost
 from lineage.evaluation.data import located
+from lineage.evaluation.documents import save_document
 from lineage.registry import Consumer, ViewVersion, view_of
 from lineage.state import State
 
@@ -226,12 +227,8 @@ def save_costs(folder: Path, costs: ReplayedCosts) -> Path:
         folder: ``store/evaluations`` of the project.
         costs: What to keep.
     """
-    path = folder / FOLDER / f"{costs.model}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".json.part")
-    part.write_text(json.dumps({"schema_version": SCHEMA_VERSION, **costs.document()}, indent=2) + "\n", "utf-8")
-    part.replace(path)
-    return path
+    document = {"schema_version": SCHEMA_VERSION, **costs.document()}
+    return save_document(folder / FOLDER / f"{costs.model}.json", document)
 
 
 def read_costs(folder: Path, model: str) -> ReplayedCosts | None:

@@ -119,7 +119,7 @@ class Oracle:
         total = math.fsum(values) if column == "amount" else sum(values)
         if function == "sum":
             return total
-        mean = float(total) / len(values)
+        mean = float(total) / len(values) + 0.0  # a mean that underflows is 0.0, as in the oracle
         if function == "mean":
             return mean
         return math.sqrt(math.fsum((v - mean) * (v - mean) for v in values) / (len(values) - 1))

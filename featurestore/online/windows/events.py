@@ -16,7 +16,7 @@ from featurestore.online.rows import micros
 from featurestore.online.windows.layout import PageLayout
 from featurestore.rows import CREATED, EVENT, SEQ, RowColumn
 from featurestore.types import INT64_MIN, DType, numpy_type
-from featurestore.windows import Events, WindowColumn, passing, stored
+from featurestore.windows import Events, WindowColumn, packing, passing
 from featurestore.windows.columns import BoolArray, Int64Array
 
 Raw = bytes | memoryview
@@ -27,7 +27,7 @@ class StoredEvents:
     """Some events.
 
     Attributes:
-        columns: int64[columns, events]; see featurestore.windows.stored and PageLayout.column.
+        columns: int64[columns, events]; see featurestore.windows.packing and PageLayout.column.
         texts: The values of each column of bytes.
     """
 
@@ -58,7 +58,7 @@ class StoredEvents:
         return cls(np.array(columns, np.int64).reshape(len(columns), len(rows)), tuple(texts))
 
     def __len__(self) -> int:
-        return len(self.columns[stored.EVENT])
+        return len(self.columns[packing.EVENT])
 
     def take(self, rows: Int64Array | BoolArray) -> StoredEvents:
         """Return the events at these places, or where the mask is true."""
@@ -83,7 +83,7 @@ class StoredEvents:
 
 def fold_events(events: StoredEvents, starts: Int64Array, layout: PageLayout) -> Events:
     """Return events as the fold takes them; every version but the last of each is gone already."""
-    columns, event = events.columns, events.columns[stored.EVENT]
+    columns, event = events.columns, events.columns[packing.EVENT]
     texts = iter(events.texts)
     found = {}
     for number, (name, dtype) in enumerate(layout.columns):
@@ -93,8 +93,8 @@ def fold_events(events: StoredEvents, starts: Int64Array, layout: PageLayout) ->
         )
     first = layout.column(len(layout.columns))
     passed = {name: columns[first + n] != 0 for n, (name, _) in enumerate(layout.filters)}
-    created = np.where(columns[stored.NO_CREATED] != 0, INT64_MIN, event + columns[stored.LAG])
-    seq = columns[stored.SEQ]
+    created = np.where(columns[packing.NO_CREATED] != 0, INT64_MIN, event + columns[packing.LAG])
+    seq = columns[packing.SEQ]
     return Events(starts, event, created, seq, event, np.arange(len(event)), found, passed)
 
 

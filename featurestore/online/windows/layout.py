@@ -12,7 +12,8 @@ from featurestore.registry.snapshot import AggregationRecord, FeatureRecord, Fil
 from featurestore.types import DType
 from featurestore.windows import columns_read, filter_name, filters_of
 from featurestore.windows.columns import Int64Array
-from featurestore.windows.stored import FLOATS, INTEGERS, KEY_HIGH, KEY_LOW, TEXTS, TILE_FIELDS, TILE_HEAD
+from featurestore.windows.packing import KEY_HIGH, KEY_LOW
+from featurestore.windows.stored import FLOATS, INTEGERS, TEXTS, TILE_FIELDS, TILE_HEAD
 
 _FOLDED_ALONE = ("count", "sum", "mean", "min", "max", "first", "last")
 _STRETCHES = 30 * 24 * 60  # of the shortest kind in the longest window: a page is a day, an hour or a minute of a month

@@ -21,8 +21,8 @@ from featurestore.online.windows.layout import PageLayout, entity_name, page_nam
 from featurestore.rows import RowColumn
 from featurestore.types import INT64_MAX, INT64_MIN
 from featurestore.windows.columns import Int64Array
-from featurestore.windows.packing import merge_events
-from featurestore.windows.stored import EVENT, LAG, NEWEST_EVENT, NO_CREATED, PAGE, SEQ, tiles_of
+from featurestore.windows.packing import EVENT, LAG, NO_CREATED, SEQ, merge_events
+from featurestore.windows.stored import NEWEST_EVENT, PAGE, tiles_of
 
 INLINE_EVENTS = 128  # in a root without pages
 RECENT_EVENTS = 64  # in one that has some
